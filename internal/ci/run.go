@@ -5,9 +5,10 @@ import "time"
 // Status is the state of a run, a job or a step.
 type Status string
 
-// The statuses. A run, job or step moves from Pending to Running to one of the others, and never back.
+// The statuses. They move from Waiting to Pending to Running to one of the others, and never back.
 const (
-	Pending  Status = "pending"  // waits for a job that it needs, or for a runner
+	Waiting  Status = "waiting"  // a job that others must finish before
+	Pending  Status = "pending"  // may start: a run without a plan yet, a job without a runner yet
 	Running  Status = "running"  // a runner works on it
 	Success  Status = "success"  // done, and all was well
 	Failure  Status = "failure"  // a step ended with a non-zero code
@@ -17,7 +18,7 @@ const (
 )
 
 // Done reports whether s is final.
-func (s Status) Done() bool { return s != Pending && s != Running && s != "" }
+func (s Status) Done() bool { return s != Waiting && s != Pending && s != Running && s != "" }
 
 // Failed reports whether s is final and not good.
 func (s Status) Failed() bool { return s == Failure || s == Error || s == Canceled }
@@ -39,6 +40,8 @@ type Run struct {
 	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"`
 	Jobs     []Job     `json:"jobs,omitempty"`
+	// Images are what the run pushed, in order.
+	Images []Image `json:"images,omitempty"`
 }
 
 // Job is one job of a run's plan, and how far it is. Its number counts from 1 within its run.
@@ -54,6 +57,20 @@ type Job struct {
 	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"`
 	Steps    []Step    `json:"steps,omitempty"`
+	// Cancel is true when somebody asked a running job to stop.
+	Cancel bool `json:"cancel,omitempty"`
+	// Lease is the claim of the runner that has the job.
+	Lease Lease `json:"-"`
+}
+
+// Lease is a runner's claim of a job. It ends at Until unless it is renewed; a runner that cannot show its token has
+// lost the job.
+type Lease struct {
+	// Hash is the SHA-256 of the lease's token.
+	Hash  []byte
+	Until time.Time
+	// Seq is the number of the last event of the job that was stored.
+	Seq int64
 }
 
 // Step is one step of a job, and how far it is. Its number counts from 1 within its job.
