@@ -1,0 +1,142 @@
+// Package protocol is what a runner and the server say to each other: claim a job, renew its lease, append its events,
+// finish it.
+//
+// [Server] is the server's side as a runner sees it. Package flow implements it; [Client] speaks it over HTTP to the
+// handler that [Handler] makes of it. `slipway exec` implements it on a terminal. So a runner is the same program next
+// to the server, across the network, and on a laptop.
+//
+// Every call may be repeated: events carry a sequence number, and output carries its offset, so that what the server has
+// already is not stored twice.
+package protocol
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"slipway/internal/ci"
+	"slipway/internal/engine"
+	"slipway/internal/plan"
+)
+
+// ErrLeaseLost says that the job is no longer the runner's: it was finished, canceled for good, or given up. The runner
+// removes what it has of the job.
+var ErrLeaseLost = errors.New("the job's lease is lost")
+
+// Server is what a runner needs of a server.
+type Server interface {
+	// Claim waits up to the server's poll time for a job that fits, and returns nil when there is none.
+	Claim(ctx context.Context, claim Claim) (*Assignment, error)
+	// Resume returns the assignment of a job that the runner holds already, with its secrets: a runner that was restarted
+	// has them nowhere else.
+	Resume(ctx context.Context, lease string) (*Assignment, error)
+	// Renew extends the lease, and says whether somebody wants the job to stop.
+	Renew(ctx context.Context, lease string) (Renewal, error)
+	// Append stores events, in order. Those with a Seq that was stored before are skipped.
+	Append(ctx context.Context, lease string, events []Event) error
+	// Finish ends the job and its lease. Every event must have been appended before.
+	Finish(ctx context.Context, lease string, outcome Outcome) error
+}
+
+// Claim describes a runner that wants a job.
+type Claim struct {
+	Runner string            `json:"runner"`
+	OS     string            `json:"os"`
+	Arch   string            `json:"arch"`
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// Assignment is a job with all that its runner must know.
+type Assignment struct {
+	// Lease is the token that the runner shows from now on.
+	Lease string `json:"lease"`
+	JobID int64  `json:"job_id"`
+	// Repo and Run name the run for people; Link is its page.
+	Repo    string `json:"repo"`
+	Run     int64  `json:"run"`
+	Link    string `json:"link,omitempty"`
+	Trusted bool   `json:"trusted,omitempty"`
+
+	Job plan.Job `json:"job"`
+	// Secrets are those of the job's secrets that exist and that this run may have, by the names that the plan uses.
+	Secrets map[string]string `json:"secrets,omitempty"`
+	// Denied are the names of secrets that exist, but not for this run: it comes from a pull request.
+	Denied []string `json:"denied,omitempty"`
+	Clone  Clone    `json:"clone"`
+	// Auths are logins at registries, the server's own with the job's token among them.
+	Auths []engine.Auth `json:"auths,omitempty"`
+	// Registry is the host of the server's own registry, and Images are what the run has pushed so far.
+	Registry string     `json:"registry,omitempty"`
+	Images   []ci.Image `json:"images,omitempty"`
+	// JobsFailed names the run's jobs that have failed so far.
+	JobsFailed []string `json:"jobs_failed,omitempty"`
+	// Started is when the job was claimed first; Deadline is when it must be over.
+	Started  time.Time `json:"started"`
+	Deadline time.Time `json:"deadline"`
+	// CommitTime is the commit's own time, for reproducible images.
+	CommitTime time.Time `json:"commit_time,omitzero"`
+}
+
+// Clone says where the repo is.
+type Clone struct {
+	URL      string `json:"url"`
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"`
+}
+
+// Renewal is the answer to Renew.
+type Renewal struct {
+	// Until is when the lease ends if it is not renewed again.
+	Until time.Time `json:"until"`
+	// Cancel is true when the job shall stop.
+	Cancel bool `json:"cancel,omitempty"`
+}
+
+// Event is something that happened in a job. Exactly one of the pointer fields is set.
+type Event struct {
+	// Seq counts the events of a job from 1, without gaps.
+	Seq   int64      `json:"seq"`
+	Time  time.Time  `json:"time"`
+	Start *StepStart `json:"start,omitempty"`
+	Log   *Log       `json:"log,omitempty"`
+	End   *StepEnd   `json:"end,omitempty"`
+	Image *ci.Image  `json:"image,omitempty"`
+}
+
+// StepStart says that a step has begun.
+type StepStart struct {
+	Step int `json:"step"`
+}
+
+// Log is a piece of a step's output, with secrets masked already.
+type Log struct {
+	Step int `json:"step"`
+	// Offset is where Data begins in the step's masked output.
+	Offset int64  `json:"offset"`
+	Data   []byte `json:"data"`
+	// Raw is how many bytes of the step's own output, before masking, this and all pieces before it stand for. It lets a
+	// restarted runner go on at the right place. Server and viewers ignore it.
+	Raw int64 `json:"raw"`
+}
+
+// StepEnd says how a step ended.
+type StepEnd struct {
+	Step     int       `json:"step"`
+	Status   ci.Status `json:"status"`
+	ExitCode int       `json:"exit_code,omitempty"`
+	Message  string    `json:"message,omitempty"`
+}
+
+// Outcome is how a job ended. Steps that never ended are set to match.
+type Outcome struct {
+	Status  ci.Status `json:"status"`
+	Message string    `json:"message,omitempty"`
+	Time    time.Time `json:"time"`
+}
+
+// Bounds of the messages. A runner splits what is larger.
+const (
+	MaxEvents  = 1000     // in one Append
+	MaxLogData = 64 << 10 // bytes of one Log
+	MaxBody    = 16 << 20 // bytes of one request or answer
+)
