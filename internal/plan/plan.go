@@ -161,6 +161,8 @@ type Exec struct {
 	// HostNetwork puts the container on the network of the runner's machine; only trusted repos may have it.
 	HostNetwork bool   `json:"host_network,omitempty"`
 	Limits      Limits `json:"limits,omitzero"`
+	// SkipRestCode, if not 0, is an exit code that means: all is well, skip the job's other steps.
+	SkipRestCode int `json:"skip_rest_code,omitempty"`
 }
 
 // Mount puts a volume, or a device of the runner's machine, at a path of a container.

@@ -1,0 +1,3 @@
+module printerfacts
+
+go 1.24
