@@ -77,11 +77,25 @@ type Assignment struct {
 	CommitTime time.Time `json:"commit_time,omitzero"`
 }
 
+// SecretValues returns every value of the assignment that no log may show.
+func (a *Assignment) SecretValues() []string {
+	values := []string{a.Lease, a.Clone.Password}
+	for _, value := range a.Secrets {
+		values = append(values, value)
+	}
+	for _, auth := range a.Auths {
+		values = append(values, auth.Password)
+	}
+	return values
+}
+
 // Clone says where the repo is.
 type Clone struct {
 	URL      string `json:"url"`
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
+	// Steps is true when the job's steps may see the login, for git commands of their own.
+	Steps bool `json:"steps,omitempty"`
 }
 
 // Renewal is the answer to Renew.
@@ -100,7 +114,13 @@ type Event struct {
 	Start *StepStart `json:"start,omitempty"`
 	Log   *Log       `json:"log,omitempty"`
 	End   *StepEnd   `json:"end,omitempty"`
-	Image *ci.Image  `json:"image,omitempty"`
+	Image *Image     `json:"image,omitempty"`
+}
+
+// Image says that a step pushed an image.
+type Image struct {
+	Step int `json:"step"`
+	ci.Image
 }
 
 // StepStart says that a step has begun.
