@@ -40,8 +40,12 @@ type Job struct {
 	// Network says how the containers see each other.
 	Network Network `json:"network,omitempty"`
 	// Workspace is the folder that all containers of the job share, as an absolute path inside them.
-	Workspace string   `json:"workspace"`
-	Volumes   []Volume `json:"volumes,omitempty"`
+	Workspace string `json:"workspace"`
+	// Checkout is where in the workspace the commit is checked out, as a relative path; empty means the workspace itself.
+	// The paths of built-in steps are relative to it. It differs where a pipeline shares more than its source between
+	// steps, as a GOPATH.
+	Checkout string   `json:"checkout,omitempty"`
+	Volumes  []Volume `json:"volumes,omitempty"`
 	// PullSecrets names secrets that hold a Docker configuration (auths) for pulling images.
 	PullSecrets []string `json:"pull_secrets,omitempty"`
 	Steps       []Step   `json:"steps"`

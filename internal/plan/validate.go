@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -50,6 +51,9 @@ func (j Job) validate() error {
 	}
 	if !cleanAbs(j.Workspace) || j.Workspace == "/" {
 		bad("workspace %q is not a clean absolute path below /", j.Workspace)
+	}
+	if j.Checkout != "" && (path.Clean(j.Checkout) != j.Checkout || !filepath.IsLocal(j.Checkout)) {
+		bad("checkout %q is not a clean relative path inside the workspace", j.Checkout)
 	}
 	volumes := map[string]bool{}
 	for _, v := range j.Volumes {
