@@ -40,8 +40,14 @@ type Job struct {
 	// Network says how the containers see each other.
 	Network Network `json:"network,omitempty"`
 	// Workspace is the folder that all containers of the job share, as an absolute path inside them.
-	Workspace string   `json:"workspace"`
-	Volumes   []Volume `json:"volumes,omitempty"`
+	Workspace string `json:"workspace"`
+	// Checkout is where in the workspace the commit is checked out, as a relative path; empty means the workspace itself.
+	// The paths of built-in steps are relative to it. It differs where a pipeline shares more than its source between
+	// steps, as a GOPATH.
+	Checkout string   `json:"checkout,omitempty"`
+	Volumes  []Volume `json:"volumes,omitempty"`
+	// Env is the environment of every step. What a step's own Env has too wins there.
+	Env map[string]Value `json:"env,omitempty"`
 	// PullSecrets names secrets that hold a Docker configuration (auths) for pulling images.
 	PullSecrets []string `json:"pull_secrets,omitempty"`
 	Steps       []Step   `json:"steps"`
@@ -99,7 +105,7 @@ type Step struct {
 	Detach bool `json:"detach,omitempty"`
 	// Timeout bounds the step in seconds; 0 means that only the job's limit holds.
 	Timeout int64 `json:"timeout,omitempty"`
-	// Env is the environment of the step.
+	// Env is what the step's environment has besides, or instead of, the job's; see [Job.EnvOf].
 	Env map[string]Value `json:"env,omitempty"`
 
 	Clone  *Clone  `json:"clone,omitempty"`

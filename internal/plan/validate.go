@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -51,6 +52,12 @@ func (j Job) validate() error {
 	if !cleanAbs(j.Workspace) || j.Workspace == "/" {
 		bad("workspace %q is not a clean absolute path below /", j.Workspace)
 	}
+	if j.Checkout != "" && (path.Clean(j.Checkout) != j.Checkout || !filepath.IsLocal(j.Checkout)) {
+		bad("checkout %q is not a clean relative path inside the workspace", j.Checkout)
+	}
+	if err := validateEnv(j.Env); err != nil {
+		problems = append(problems, err)
+	}
 	volumes := map[string]bool{}
 	for _, v := range j.Volumes {
 		if v.Name == "" || volumes[v.Name] {
@@ -88,10 +95,8 @@ func (s Step) validate(volumes map[string]bool) error {
 	if set != 1 || !has[s.Kind] {
 		return fmt.Errorf("kind %q needs its own field set, and no other", s.Kind)
 	}
-	for name := range s.Env {
-		if name == "" || strings.ContainsAny(name, "=\x00") {
-			return fmt.Errorf("%q cannot be the name of a variable", name)
-		}
+	if err := validateEnv(s.Env); err != nil {
+		return err
 	}
 	if s.Exec == nil {
 		return nil
@@ -108,6 +113,15 @@ func (s Step) validate(volumes map[string]bool) error {
 		}
 		if !cleanAbs(m.Path) || m.Path == "/" {
 			return fmt.Errorf("mount path %q is not a clean absolute path below /", m.Path)
+		}
+	}
+	return nil
+}
+
+func validateEnv(env map[string]Value) error {
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if name == "" || strings.ContainsAny(name, "=\x00") {
+			return fmt.Errorf("%q cannot be the name of a variable", name)
 		}
 	}
 	return nil
@@ -195,6 +209,14 @@ func (j Job) NeedsTrust() string {
 	return ""
 }
 
+// EnvOf returns the whole environment of s, a step of j.
+func (j Job) EnvOf(s Step) map[string]Value {
+	env := make(map[string]Value, len(j.Env)+len(s.Env))
+	maps.Copy(env, j.Env)
+	maps.Copy(env, s.Env)
+	return env
+}
+
 // Secrets returns the names of the secrets that j mentions, sorted, each once.
 func (j Job) Secrets() []string {
 	names := map[string]bool{}
@@ -208,6 +230,7 @@ func (j Job) Secrets() []string {
 	for _, name := range j.PullSecrets {
 		names[name] = true
 	}
+	add(slices.Collect(maps.Values(j.Env))...)
 	for _, s := range j.Steps {
 		add(slices.Collect(maps.Values(s.Env))...)
 		if b := s.Image; b != nil {
