@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
 
 	"slipway/internal/plan"
 )
@@ -37,6 +38,19 @@ type Spec struct {
 	Trusted bool
 }
 
+var validID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,47}$`)
+
+// Validate reports what is wrong with s.
+func (s Spec) Validate() error {
+	if !validID.MatchString(s.ID) {
+		return fmt.Errorf("sandbox id %q is not 1 to 48 lower-case letters, digits and dashes", s.ID)
+	}
+	if needs := s.Job.NeedsTrust(); needs != "" && !s.Trusted {
+		return fmt.Errorf("%s, which only a trusted repo may have", needs)
+	}
+	return nil
+}
+
 // Auth is a login at a registry.
 type Auth struct {
 	// Host is the registry's host with its port if any: registry.example.com:5000, docker.io.
@@ -51,9 +65,9 @@ type Env interface {
 	// into it, symbolic links to any place included: read it through [os.Root].
 	Workspace() string
 	// Start starts step and returns once its process runs. Called again for a step that was started, also by another
-	// process, it returns that step's Proc, and never starts it twice. out gets the step's output, stdout and stderr as
+	// process, it returns a Proc of that step, and never starts it twice. out gets the step's output, stdout and stderr as
 	// they come, from byte step.Offset on, until Wait returns; it is not called concurrently. The context bounds the
-	// start, pulling the image included, but not the step.
+	// start, pulling the image included, but not the step. That the step could not be started is a [StartError].
 	Start(ctx context.Context, step Step, out io.Writer) (Proc, error)
 	// Close stops every step and removes all of the sandbox. It may be repeated.
 	Close(ctx context.Context) error
@@ -68,12 +82,16 @@ type Step struct {
 	Env map[string]string
 	// Offset is the number of bytes of output that the caller has already.
 	Offset int64
+	// Progress, if not nil, gets lines about what is done before the step's process runs, such as pulling its image. They
+	// are no part of the output and of its bytes. It is not called concurrently, nor after Start has returned.
+	Progress io.Writer
 }
 
 // Proc is a started step.
 type Proc interface {
 	// Wait waits for the step's end and for the last byte of its output. When ctx is done first, the step goes on and
-	// Wait returns ctx's error. Wait is called once.
+	// Wait returns ctx's error. An error also says that there is no result because the step was killed from outside.
+	// Wait is called once; a Proc that nobody waits for costs a goroutine until the Env or the Engine is closed.
 	Wait(ctx context.Context) (Result, error)
 	// Stop asks the step to end, by SIGTERM, and kills it after a grace of 10 seconds or when ctx is done. It returns
 	// when the step has ended, and may be repeated.

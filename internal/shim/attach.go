@@ -1,0 +1,45 @@
+package shim
+
+import (
+	"context"
+	"io"
+)
+
+// Attachment follows a step in the background.
+type Attachment struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	exit   Exit
+	err    error
+}
+
+// Attach starts to [Follow] the step of dir. Close or Wait must be called in the end.
+func Attach(dir string, offset int64, out io.Writer) *Attachment {
+	ctx, cancel := context.WithCancel(context.Background())
+	a := &Attachment{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		a.exit, a.err = Follow(ctx, dir, offset, out)
+	}()
+	return a
+}
+
+// Wait returns what Follow does. When ctx is done first, it ends the following, not the step, and returns ctx's error.
+// In either case nothing is written to out any more when it returns.
+func (a *Attachment) Wait(ctx context.Context) (Exit, error) {
+	select {
+	case <-a.done:
+	case <-ctx.Done():
+		a.Close()
+		if a.err == context.Canceled {
+			return Exit{}, ctx.Err()
+		}
+	}
+	return a.exit, a.err
+}
+
+// Close ends the following, not the step, and waits for its last write. It may be repeated.
+func (a *Attachment) Close() {
+	a.cancel()
+	<-a.done
+}
