@@ -1,0 +1,175 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/cache"
+
+	"slipway/internal/engine"
+)
+
+// PullErrorKind says why an image could not be had.
+type PullErrorKind int
+
+// The kinds of errors of a pull.
+const (
+	PullFailed    PullErrorKind = iota // anything else; see Err
+	BadReference                       // not a reference
+	ImageMissing                       // the registry answers that there is none
+	Unauthorized                       // the registry asks for a login, or for a better one
+	Unreachable                        // the registry does not answer
+	WrongPlatform                      // no variant for this machine
+	NotHere                            // policy never, and not on this machine
+)
+
+// PullError says in one sentence why an image could not be had and what to do. It never holds a credential.
+type PullError struct {
+	Ref  string // as it was written
+	Kind PullErrorKind
+	Host string // the registry's
+	// LoggedIn is true if there were credentials for Host.
+	LoggedIn bool
+	Err      error
+}
+
+// Error implements error.
+func (e *PullError) Error() string {
+	switch e.Kind {
+	case BadReference:
+		return e.Err.Error()
+	case ImageMissing:
+		return fmt.Sprintf("image %s does not exist in the registry %s; check its name and tag", e.Ref, e.Host)
+	case Unauthorized:
+		if e.LoggedIn {
+			return fmt.Sprintf("the registry %s refuses image %s to the login it was given; check the username, the password and what they may read", e.Host, e.Ref)
+		}
+		return fmt.Sprintf("the registry %s refuses image %s without a login, or it does not exist; check its name, or give credentials for %s", e.Host, e.Ref, e.Host)
+	case Unreachable:
+		return fmt.Sprintf("the registry %s cannot be reached for image %s (%s); check its name and this machine's network, or set a mirror", e.Host, e.Ref, networkReason(e.Err))
+	case WrongPlatform:
+		has := ""
+		var p *platformError
+		if errors.As(e.Err, &p) {
+			has = ", only for " + p.has
+		}
+		return fmt.Sprintf("image %s is not made for %s%s; use another image or a runner of its kind", e.Ref, hostPlatform(), has)
+	case NotHere:
+		return fmt.Sprintf("image %s is not on this machine and its pull policy is never; pull it once or change the policy", e.Ref)
+	}
+	return fmt.Sprintf("pull image %s from %s: %v", e.Ref, e.Host, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *PullError) Unwrap() error { return e.Err }
+
+type platformError struct{ has string }
+
+func (e *platformError) Error() string { return "the image is for " + e.has }
+
+func (d *Daemon) pullError(named reference.Named, ref string, err error, opts PullOptions) error {
+	host := reference.Domain(named)
+	login := d.registries.login(opts.Auths, host)
+	return &PullError{
+		Ref: ref, Host: host, Err: err, Kind: classify(err),
+		LoggedIn: login != engine.Auth{},
+	}
+}
+
+func classify(err error) PullErrorKind {
+	var status remoteerrors.ErrUnexpectedStatus
+	var platform *platformError
+	switch {
+	case errors.Is(err, errNotHere):
+		return NotHere
+	case errors.As(err, &platform):
+		return WrongPlatform
+	case errors.Is(err, docker.ErrInvalidAuthorization):
+		return Unauthorized
+	case errors.As(err, &status):
+		switch {
+		case status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden:
+			return Unauthorized
+		case status.StatusCode == http.StatusNotFound:
+			return ImageMissing
+		case status.StatusCode >= 500 || status.StatusCode == http.StatusTooManyRequests:
+			return Unreachable
+		}
+	case strings.Contains(err.Error(), "no match for platform"):
+		return WrongPlatform
+	case strings.Contains(err.Error(), "no basic auth credentials"):
+		return Unauthorized
+	case errdefs.IsNotFound(err):
+		return ImageMissing
+	case networkError(err):
+		return Unreachable
+	}
+	return PullFailed
+}
+
+func networkError(err error) bool {
+	var netErr net.Error
+	return errors.As(err, &netErr) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// networkReason says the innermost cause, without URLs.
+func networkReason(err error) string {
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) {
+		return "it answered " + status.Status
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return "no such host"
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	var netErr net.Error
+	if errors.As(err, &netErr) && netErr.Timeout() {
+		return "timeout"
+	}
+	return "connection lost"
+}
+
+// retryDelays are the pauses between attempts at a registry that does not answer. Layers have their own retries inside
+// BuildKit.
+var retryDelays = []time.Duration{500 * time.Millisecond, 2 * time.Second}
+
+func retry[T any](ctx context.Context, try func() (T, error)) (T, error) {
+	for _, delay := range retryDelays {
+		result, err := try()
+		if err == nil || ctx.Err() != nil || !worthRetry(err) {
+			return result, err
+		}
+		select {
+		case <-ctx.Done():
+			return result, err
+		case <-time.After(delay):
+		}
+	}
+	return try()
+}
+
+// worthRetry is false where the answer will be the same: a name that does not resolve, a missing image.
+func worthRetry(err error) bool {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsNotFound {
+		return false
+	}
+	var lost cache.NeedsRemoteProviderError // another pull's layer was pruned in between
+	return classify(err) == Unreachable || errors.As(err, &lost)
+}
