@@ -24,6 +24,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrExists says that what was to be made exists.
 	ErrExists = errors.New("exists already")
+	// ErrInUse says that something still needs what was to be removed.
+	ErrInUse = errors.New("in use")
 )
 
 // Store is everything that Slipway remembers.
@@ -33,6 +35,7 @@ type Store interface {
 	Queue
 	Secrets
 	Tokens
+	Registry
 	// Close lets go of the database.
 	Close() error
 }

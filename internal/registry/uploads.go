@@ -1,0 +1,420 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"slipway/internal/store"
+)
+
+// uploads are the running hashes of open uploads, and who has which in hand. The bytes are on disk: what is forgotten
+// here, by a restart say, is hashed again from there.
+type uploads struct {
+	mu   sync.Mutex
+	open map[string]*session
+}
+
+// session is an upload in the hands of this process.
+type session struct {
+	// turn holds one token; who takes it may use the rest.
+	turn chan struct{}
+	// users counts requests that have or want the turn, under uploads.mu.
+	users int
+	// sum is the hash of the first summed bytes, in algorithm.
+	sum       hash.Hash
+	algorithm string
+	summed    int64
+}
+
+// maxSessions is how many running hashes are kept. Beyond it they are hashed from disk.
+const maxSessions = 4096
+
+// upload is a session taken by one request, with its file.
+type upload struct {
+	*session
+	id, path string
+	file     *os.File
+	size     int64
+}
+
+// errBusy says that another request has the upload.
+var errBusy = errors.New("another request is writing to this upload")
+
+// newUpload makes an upload, and takes it.
+func (h *Handler) newUpload(repository, algorithm string) (*upload, error) {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80 // RFC 9562, version 4
+	x := hex.EncodeToString(b[:])
+	id := x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
+	path := h.disk.uploadPath(repository, id)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	s := h.uploads.session(path)
+	<-s.turn
+	s.sum, s.algorithm, s.summed = newHash(algorithm), algorithm, 0
+	return &upload{session: s, id: id, path: path, file: f}, nil
+}
+
+// takeUpload waits a while for its turn at an upload.
+func (h *Handler) takeUpload(ctx context.Context, repository, id string) (*upload, error) {
+	unknown := fail(http.StatusNotFound, codeBlobUploadUnknown, "%s has no upload %.40q; it was closed, cancelled or left for too long", repository, id)
+	if !validUpload(id) {
+		return nil, unknown
+	}
+	path := h.disk.uploadPath(repository, id)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, unknown
+	}
+	s := h.uploads.session(path)
+	ctx, cancel := context.WithTimeoutCause(ctx, h.stallTime/4, errBusy)
+	defer cancel()
+	select {
+	case <-s.turn:
+	case <-ctx.Done():
+		h.uploads.release(path, s, false)
+		if context.Cause(ctx) == errBusy {
+			return nil, fail(http.StatusTooManyRequests, codeTooManyRequests, "%v", errBusy)
+		}
+		return nil, ctx.Err()
+	}
+	u := &upload{session: s, id: id, path: path}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+	if err == nil {
+		u.file = f
+		u.size, err = f.Seek(0, io.SeekEnd)
+	}
+	if err != nil {
+		gone := errors.Is(err, fs.ErrNotExist) // closed while this request waited
+		h.dropUpload(u, gone)
+		if gone {
+			return nil, unknown
+		}
+		return nil, err
+	}
+	return u, nil
+}
+
+// dropUpload lets the next one have the upload, or, if gone, removes what is left of it. Calling it again does nothing.
+func (h *Handler) dropUpload(u *upload, gone bool) {
+	if u.session == nil {
+		return
+	}
+	if u.file != nil {
+		u.file.Close()
+	}
+	if gone {
+		os.Remove(u.path)
+	}
+	s := u.session
+	u.session = nil
+	s.turn <- struct{}{}
+	h.uploads.release(u.path, s, gone)
+}
+
+// session returns the session of that path for one more user.
+func (u *uploads) session(path string) *session {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := u.open[path]
+	if s == nil {
+		s = &session{turn: make(chan struct{}, 1)}
+		s.turn <- struct{}{}
+		if u.open == nil {
+			u.open = map[string]*session{}
+		}
+		u.open[path] = s
+	}
+	s.users++
+	return s
+}
+
+// release gives a session back. It is forgotten if it is gone, or if there are too many.
+func (u *uploads) release(path string, s *session, gone bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s.users--
+	if s.users == 0 && (gone || s.sum == nil || len(u.open) > maxSessions) {
+		delete(u.open, path)
+	}
+}
+
+// forget drops the sessions that nobody uses and keep does not hold for.
+func (u *uploads) forget(keep func(path string) bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for path, s := range u.open {
+		if s.users == 0 && !keep(path) {
+			delete(u.open, path)
+		}
+	}
+}
+
+// Sweep removes uploads that have rested for longer than Options.UploadAge and returns how many. Call it every hour or
+// so; it is safe beside uploads that go on.
+func (h *Handler) Sweep(ctx context.Context) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := h.disk.sweep(h.now().Add(-h.uploadAge))
+	h.uploads.forget(func(path string) bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
+	return n, err
+}
+
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 512<<10); return &b }}
+
+// receive appends the body to the upload and to its hash. What arrived before an error stays, for the client to go on
+// from; only when it cannot be written is the upload given up.
+func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) error {
+	if r.ContentLength > h.maxBlob-u.size {
+		return fail(http.StatusRequestEntityTooLarge, codeSizeInvalid, "a blob may have at most %d bytes", h.maxBlob)
+	}
+	rc := http.NewResponseController(w)
+	// The deadline must not hit what comes after the body.
+	defer rc.SetReadDeadline(time.Time{})
+	if u.summed != u.size {
+		u.sum = nil
+	}
+	buffer := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buffer)
+	for {
+		rc.SetReadDeadline(time.Now().Add(h.stallTime))
+		n, err := r.Body.Read(*buffer)
+		if n > 0 {
+			if u.size+int64(n) > h.maxBlob {
+				h.dropUpload(u, true)
+				return fail(http.StatusRequestEntityTooLarge, codeSizeInvalid, "a blob may have at most %d bytes", h.maxBlob)
+			}
+			if _, err := u.file.Write((*buffer)[:n]); err != nil {
+				h.dropUpload(u, true)
+				return fmt.Errorf("write an upload: %w", err)
+			}
+			u.size += int64(n)
+			if u.sum != nil {
+				u.sum.Write((*buffer)[:n])
+				u.summed = u.size
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fail(http.StatusBadRequest, codeSizeInvalid, "the body ended before its time, after %d bytes of the upload: %v", u.size, err)
+		}
+	}
+}
+
+// closeUpload makes the upload a blob of the repository if it has the digest d, and otherwise removes it.
+func (h *Handler) closeUpload(ctx context.Context, u *upload, repository string, d digest) error {
+	sum := u.sum
+	if sum == nil || u.algorithm != d.algorithm || u.summed != u.size {
+		sum = newHash(d.algorithm)
+		if _, err := io.Copy(sum, io.NewSectionReader(u.file, 0, u.size)); err != nil {
+			return err
+		}
+	}
+	if got := (digest{d.algorithm, hex.EncodeToString(sum.Sum(nil))}); got != d {
+		h.dropUpload(u, true)
+		return fail(http.StatusBadRequest, codeDigestInvalid, "the %d bytes that arrived have the digest %s, not %s; nothing was stored", u.size, got, d)
+	}
+	if err := h.disk.commit(u.file, u.path, d); err != nil {
+		h.dropUpload(u, true)
+		return fmt.Errorf("keep a blob: %w", err)
+	}
+	// Whole now: a client that goes away must not leave it unlinked.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	return h.store.LinkBlob(ctx, repository, store.Blob{Digest: d.String(), Size: u.size, Linked: h.now()})
+}
+
+// startUpload begins an upload, or does all of it, or mounts a blob instead (spec, "Pushing blobs" and "Mounting a blob
+// from another repository").
+func (h *Handler) startUpload(w http.ResponseWriter, r *http.Request, req request) error {
+	q := r.URL.Query()
+	if q.Has("mount") {
+		d, err := parseDigest(q.Get("mount"))
+		if err != nil {
+			return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
+		}
+		if done, err := h.mount(w, r, req, d, q.Get("from")); done || err != nil {
+			return err
+		}
+		q.Del("digest") // not mounted: the client is to upload it in the usual way
+	}
+
+	algorithm := q.Get("digest-algorithm")
+	if algorithm == "" {
+		algorithm = "sha256"
+	}
+	if newHash(algorithm) == nil {
+		return fail(http.StatusBadRequest, codeDigestInvalid, "the digest algorithm %.50q is not sha256 or sha512", algorithm)
+	}
+	if !q.Has("digest") {
+		u, err := h.newUpload(req.name, algorithm)
+		if err != nil {
+			return err
+		}
+		defer h.dropUpload(u, false)
+		writeProgress(w, http.StatusAccepted, req.name, u)
+		return nil
+	}
+	d, err := parseDigest(q.Get("digest"))
+	if err != nil {
+		return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
+	}
+	u, err := h.newUpload(req.name, d.algorithm)
+	if err != nil {
+		return err
+	}
+	defer h.dropUpload(u, true)
+	if err := h.receive(w, r, u); err != nil {
+		return err
+	}
+	if err := h.closeUpload(r.Context(), u, req.name, d); err != nil {
+		return err
+	}
+	writeStored(w, req.name, d)
+	return nil
+}
+
+// mount links a blob of another repository, if that has it and the client may read there. Otherwise it reports false
+// without saying which, and the client uploads.
+func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, d digest, from string) (bool, error) {
+	if !validName(from) || !req.who.Allows(from, Pull) {
+		return false, nil
+	}
+	err := h.store.MountBlob(r.Context(), from, req.name, d.String(), h.now())
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	writeStored(w, req.name, d)
+	return true, nil
+}
+
+// getUpload says how far an upload is (spec, "Pushing a blob in chunks").
+func (h *Handler) getUpload(w http.ResponseWriter, r *http.Request, req request) error {
+	u, err := h.takeUpload(r.Context(), req.name, req.ref)
+	if err != nil {
+		return err
+	}
+	defer h.dropUpload(u, false)
+	writeProgress(w, http.StatusNoContent, req.name, u)
+	return nil
+}
+
+// patchUpload appends a chunk (spec, "Pushing a blob in chunks"). Without Content-Range it appends the body, however
+// long: that is how Docker streams.
+func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, req request) error {
+	u, err := h.takeUpload(r.Context(), req.name, req.ref)
+	if err != nil {
+		return err
+	}
+	defer h.dropUpload(u, false)
+	if err := checkChunk(w, r, req.name, u); err != nil {
+		return err
+	}
+	if err := h.receive(w, r, u); err != nil {
+		return err
+	}
+	writeProgress(w, http.StatusAccepted, req.name, u)
+	return nil
+}
+
+// putUpload appends what the body has and closes the upload.
+func (h *Handler) putUpload(w http.ResponseWriter, r *http.Request, req request) error {
+	d, err := parseDigest(r.URL.Query().Get("digest"))
+	if err != nil {
+		return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
+	}
+	u, err := h.takeUpload(r.Context(), req.name, req.ref)
+	if err != nil {
+		return err
+	}
+	defer h.dropUpload(u, false)
+	if err := checkChunk(w, r, req.name, u); err != nil {
+		return err
+	}
+	if u.size == 0 && u.algorithm != d.algorithm {
+		u.sum, u.algorithm, u.summed = newHash(d.algorithm), d.algorithm, 0
+	}
+	if err := h.receive(w, r, u); err != nil {
+		return err
+	}
+	if err := h.closeUpload(r.Context(), u, req.name, d); err != nil {
+		return err
+	}
+	h.dropUpload(u, true)
+	writeStored(w, req.name, d)
+	return nil
+}
+
+// deleteUpload cancels an upload (spec, "Cancel a blob upload").
+func (h *Handler) deleteUpload(w http.ResponseWriter, r *http.Request, req request) error {
+	u, err := h.takeUpload(r.Context(), req.name, req.ref)
+	if err != nil {
+		return err
+	}
+	h.dropUpload(u, true)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// checkChunk refuses a chunk that does not go on where the upload ends.
+func checkChunk(w http.ResponseWriter, r *http.Request, name string, u *upload) error {
+	value := r.Header.Get("Content-Range")
+	if value == "" {
+		return nil
+	}
+	first, last, err := parseContentRange(value)
+	if err != nil || first != u.size {
+		setProgress(w, name, u)
+		if err == nil {
+			err = fmt.Errorf("the next byte of this upload is %d, and the chunk starts at %d", u.size, first)
+		}
+		return fail(http.StatusRequestedRangeNotSatisfiable, codeBlobUploadInvalid, "%v", err)
+	}
+	if r.ContentLength != last-first+1 {
+		return fail(http.StatusBadRequest, codeSizeInvalid, "the Content-Range is of %d bytes, and the Content-Length %q", last-first+1, r.Header.Get("Content-Length"))
+	}
+	return nil
+}
+
+func setProgress(w http.ResponseWriter, name string, u *upload) {
+	w.Header().Set("Location", "/v2/"+name+"/blobs/uploads/"+url.PathEscape(u.id))
+	w.Header().Set("Range", fmt.Sprintf("0-%d", max(0, u.size-1)))
+	w.Header().Set("Docker-Upload-UUID", u.id)
+}
+
+func writeProgress(w http.ResponseWriter, status int, name string, u *upload) {
+	setProgress(w, name, u)
+	if status != http.StatusNoContent {
+		w.Header().Set("Content-Length", "0")
+	}
+	w.WriteHeader(status)
+}
+
+func writeStored(w http.ResponseWriter, name string, d digest) {
+	w.Header().Set("Location", "/v2/"+name+"/blobs/"+d.String())
+	w.Header().Set("Docker-Content-Digest", d.String())
+	w.Header().Set("Content-Length", "0")
+	w.WriteHeader(http.StatusCreated)
+}
