@@ -1,0 +1,299 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	yamlv3 "go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kjson "k8s.io/apimachinery/pkg/util/json"
+	"sigs.k8s.io/yaml"
+
+	"slipway/internal/manifest/source"
+)
+
+// node is a part of a parsed file, which knows where it is. The zero value of its fields stands for "not known".
+type node struct {
+	file string
+	yaml *yamlv3.Node
+	line int // lines of the file before the document
+}
+
+// at returns where the value at a path of keys (string) and indexes (int) is, or the last part of the path that exists.
+func (n node) at(path ...any) Position {
+	if n.yaml == nil {
+		return Position{File: n.file, Line: n.line}
+	}
+	y := n.yaml
+	if y.Kind == yamlv3.DocumentNode && len(y.Content) > 0 {
+		y = y.Content[0]
+	}
+	for _, step := range path {
+		next := child(y, step)
+		if next == nil {
+			break
+		}
+		y = next
+	}
+	return Position{n.file, n.line + y.Line, y.Column}
+}
+
+// sub returns the part of n at a path, for the items of a list.
+func (n node) sub(path ...any) node {
+	if n.yaml == nil {
+		return n
+	}
+	y := n.yaml
+	if y.Kind == yamlv3.DocumentNode && len(y.Content) > 0 {
+		y = y.Content[0]
+	}
+	for _, step := range path {
+		if next := child(y, step); next != nil {
+			y = next
+		}
+	}
+	return node{n.file, y, n.line}
+}
+
+func child(y *yamlv3.Node, step any) *yamlv3.Node {
+	if y.Kind == yamlv3.AliasNode {
+		y = y.Alias
+	}
+	switch step := step.(type) {
+	case string:
+		for i := 0; y.Kind == yamlv3.MappingNode && i+1 < len(y.Content); i += 2 {
+			if y.Content[i].Value == step {
+				return y.Content[i+1]
+			}
+		}
+	case int:
+		if y.Kind == yamlv3.SequenceNode && step < len(y.Content) {
+			return y.Content[step]
+		}
+	}
+	return nil
+}
+
+// plain adds the objects of a file of YAML documents, or of JSON values.
+func (r *renderer) plain(name string, data []byte) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if trimmed := bytes.TrimLeft(data, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' {
+		r.json(name, data)
+		return
+	}
+	line := 0
+	for _, doc := range split(data) {
+		r.document(name, doc, line)
+		if r.full {
+			return
+		}
+		line += bytes.Count(doc, []byte("\n"))
+	}
+}
+
+// split cuts a file before each line that starts a document, as kubectl does.
+func split(data []byte) [][]byte {
+	var docs [][]byte
+	start := 0
+	for i := 0; i < len(data); {
+		end := len(data)
+		if n := bytes.IndexByte(data[i:], '\n'); n >= 0 {
+			end = i + n + 1
+		}
+		line := data[i:end]
+		if rest, ok := bytes.CutPrefix(line, []byte("---")); ok && i > start && (len(rest) == 0 || strings.ContainsRune(" \t\r\n", rune(rest[0]))) {
+			docs = append(docs, data[start:i])
+			start = i
+		}
+		i = end
+	}
+	return append(docs, data[start:])
+}
+
+// yamlLine finds the line in the messages of the YAML libraries, which have no structured form for it.
+var yamlLine = regexp.MustCompile(`line (\d+): `)
+
+// document adds the objects of one YAML document. The value is read by the library that kubectl uses, so that it means
+// the same; the tree of nodes is for positions.
+func (r *renderer) document(name string, data []byte, line int) {
+	docs, err := source.Documents(data)
+	if err != nil {
+		at, message := yamlError(err)
+		r.fail(Position{name, line + at, 1}, "%s", message)
+		return
+	}
+	if len(docs) == 0 { // only comments or directives
+		return
+	}
+	n := node{name, docs[0], line}
+	if len(docs) > 1 {
+		r.fail(node{name, docs[1], line}.at(), "a document ends here by ...; start the next one by a line with ---")
+		return
+	}
+	if err := source.CheckNode(docs[0]); err != nil {
+		r.fail(n.at(), "%s", err)
+		return
+	}
+	j, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		at, message := yamlError(err)
+		r.fail(Position{name, line + at, 1}, "%s", message)
+		return
+	}
+	r.value(j, n)
+}
+
+// yamlError returns the line and the message of an error of a YAML library.
+func yamlError(err error) (line int, message string) {
+	message = strings.TrimPrefix(err.Error(), "error converting YAML to JSON: ")
+	message = strings.TrimPrefix(message, "yaml: ")
+	message = strings.TrimPrefix(message, "unmarshal errors:\n  ")
+	message, _, _ = strings.Cut(message, "\n") // the first of several
+	if m := yamlLine.FindStringSubmatchIndex(message); m != nil {
+		line, _ = strconv.Atoi(message[m[2]:m[3]])
+		message = message[m[1]:]
+	}
+	return max(line, 1), strings.TrimSpace(strings.ReplaceAll(message, "\n", " "))
+}
+
+// json adds the objects of a file of JSON values.
+func (r *renderer) json(name string, data []byte) {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	for !r.full {
+		var raw json.RawMessage
+		err := decoder.Decode(&raw)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		offset := decoder.InputOffset() - int64(len(raw))
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			offset = syntax.Offset - 1
+		}
+		before := data[:min(max(int(offset), 0), len(data))]
+		line := bytes.Count(before, []byte("\n"))
+		if err != nil {
+			r.fail(Position{name, line + 1, len(before) - bytes.LastIndexByte(before, '\n')}, "this is not JSON: %s", strings.TrimPrefix(err.Error(), "json: "))
+			return
+		}
+		// JSON is YAML enough to find positions in it; where it is not (tabs), there are none.
+		n := node{file: name, line: line + 1}
+		if docs, err := source.Documents(raw); err == nil && len(docs) == 1 {
+			n = node{name, docs[0], line}
+		}
+		r.value(raw, n)
+	}
+}
+
+// value adds the object, or the objects of the list, that data is the JSON of.
+func (r *renderer) value(data []byte, n node) {
+	var value any
+	if err := kjson.Unmarshal(data, &value); err != nil {
+		r.fail(n.at(), "%s", strings.TrimPrefix(err.Error(), "json: "))
+		return
+	}
+	switch value := value.(type) {
+	case nil:
+	case map[string]any:
+		if len(value) > 0 {
+			r.add(value, n)
+		}
+	default:
+		r.fail(n.at(), "a Kubernetes object is a mapping with apiVersion and kind, but this is not a mapping")
+	}
+}
+
+// add checks a value and adds it, or the items of it if it is a list.
+func (r *renderer) add(value map[string]any, n node) {
+	u := &unstructured.Unstructured{Object: value}
+	if items, ok := value["items"].([]any); ok && strings.HasSuffix(u.GetKind(), "List") {
+		for i, item := range items {
+			m, ok := item.(map[string]any)
+			if !ok {
+				r.fail(n.at("items", i), "an item of a %s is a mapping with apiVersion and kind, but this is not a mapping", u.GetKind())
+				continue
+			}
+			r.add(m, n.sub("items", i))
+		}
+		return
+	}
+	if r.full {
+		return
+	}
+	if len(r.objects) == MaxObjects {
+		r.full = true
+		r.fail(n.at(), "there are more than %d objects; deploy them in parts", MaxObjects)
+		return
+	}
+	o := Object{Unstructured: u, Origin: n.at()}
+	if r.check(o, n) {
+		r.objects = append(r.objects, o)
+	}
+}
+
+// check says what is wrong with an object as far as that can be known without a cluster.
+func (r *renderer) check(o Object, n node) bool {
+	before := len(r.problems)
+	for _, field := range []string{"apiVersion", "kind"} {
+		switch v := o.Object[field].(type) {
+		case string:
+			if v == "" {
+				r.fail(n.at(field), "%s is empty", field)
+			}
+		case nil:
+			r.fail(n.at(), "%s is missing, so this is not a Kubernetes object", field)
+		default:
+			r.fail(n.at(field), "%s must be a string; put it in quotes", field)
+		}
+	}
+	if len(r.problems) > before {
+		return false
+	}
+	if strings.HasPrefix(o.GetAPIVersion(), "kustomize.config.k8s.io/") {
+		r.fail(n.at(), "this is a file of Kustomize and no object; name it kustomization.yaml and deploy its folder")
+		return false
+	}
+	metadata, ok := o.Object["metadata"].(map[string]any)
+	if !ok {
+		r.fail(n.at("metadata"), "%s has no metadata with a name", o.GetKind())
+		return false
+	}
+	switch name := metadata["name"].(type) {
+	case string:
+		if name == "" {
+			r.fail(n.at("metadata", "name"), "metadata.name is empty")
+		}
+	case nil:
+		if metadata["generateName"] != nil {
+			r.fail(n.at("metadata", "generateName"), "generateName cannot be deployed, because each deployment would make another object; give it a name")
+		} else {
+			r.fail(n.at("metadata"), "%s has no metadata.name", o.GetKind())
+		}
+	default:
+		r.fail(n.at("metadata", "name"), "metadata.name must be a string; put it in quotes")
+	}
+	if ns, ok := metadata["namespace"]; ok && ns != nil {
+		if _, ok := ns.(string); !ok {
+			r.fail(n.at("metadata", "namespace"), "metadata.namespace must be a string; put it in quotes")
+		}
+	}
+	for _, field := range []string{"labels", "annotations"} {
+		switch m := metadata[field].(type) {
+		case nil:
+		case map[string]any:
+			for key, v := range m {
+				if _, ok := v.(string); !ok {
+					r.fail(n.at("metadata", field, key), "the value of metadata.%s.%s must be a string; put it in quotes", field, key)
+				}
+			}
+		default:
+			r.fail(n.at("metadata", field), "metadata.%s must be a mapping", field)
+		}
+	}
+	return len(r.problems) == before
+}
