@@ -111,6 +111,8 @@ type Queue interface {
 	// FindLease returns the run and the ID of the job that is Running under the lease whose token has that hash, or
 	// ErrNotFound.
 	FindLease(ctx context.Context, hash []byte) (run ci.Run, jobID int64, err error)
+	// FindRunning returns the run of the job of that ID if the job is Running, or ErrNotFound.
+	FindRunning(ctx context.Context, jobID int64) (ci.Run, error)
 	// ExpiredLeases returns the running jobs whose lease ended before now.
 	ExpiredLeases(ctx context.Context, now time.Time) ([]ci.Job, error)
 }

@@ -195,6 +195,19 @@ func (db *DB) FindLease(ctx context.Context, hash []byte) (run ci.Run, jobID int
 	return run, jobID, err
 }
 
+// FindRunning implements [store.Queue].
+func (db *DB) FindRunning(ctx context.Context, jobID int64) (run ci.Run, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		var runID int64
+		if err := t.get(ctx, `SELECT run_id FROM jobs WHERE status = 'running' AND id = ?`, []any{jobID}, &runID); err != nil {
+			return err
+		}
+		run, err = loadRun(ctx, t, runID)
+		return err
+	})
+	return run, err
+}
+
 // ExpiredLeases implements [store.Queue].
 func (db *DB) ExpiredLeases(ctx context.Context, now time.Time) (jobs []ci.Job, err error) {
 	err = db.read(ctx, func(t *tx) error {

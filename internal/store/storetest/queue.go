@@ -280,6 +280,9 @@ func testLeases(t *testing.T, s store.Store) {
 	if jobID != secondID {
 		t.Fatalf("found job %d, want %d", jobID, secondID)
 	}
+	run, err = s.FindRunning(t.Context(), secondID)
+	check(t, err)
+	same(t, run, second)
 	_, err = s.UpdateRun(t.Context(), first.ID, func(d *store.Draft) error {
 		d.Job(firstID).Steps = []ci.Step{{Name: "a"}, {Name: "b"}}
 		return nil
@@ -312,6 +315,10 @@ func testLeases(t *testing.T, s store.Store) {
 	check(t, err)
 	for _, token := range []string{"one", "two"} {
 		_, _, err = s.FindLease(t.Context(), hash(token))
+		wantErr(t, err, store.ErrNotFound)
+	}
+	for _, id := range []int64{firstID, secondID, 1 << 40} {
+		_, err = s.FindRunning(t.Context(), id)
 		wantErr(t, err, store.ErrNotFound)
 	}
 	expired(noon.Add(time.Hour))
