@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -225,4 +226,19 @@ func encode(v any) []byte {
 func (s *site) putManifest(name, reference string, manifest []byte) answer {
 	s.t.Helper()
 	return s.do("PUT", "/v2/"+name+"/manifests/"+reference, bytes.NewReader(manifest), "Content-Type: "+mediaImage)
+}
+
+// wantFiles fails the test unless the registry has that many files: blobs and open uploads.
+func (s *site) wantFiles(want int) {
+	s.t.Helper()
+	var files []string
+	err := filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			files = append(files, path)
+		}
+		return err
+	})
+	if err != nil || len(files) != want {
+		s.t.Fatalf("%d files, want %d: %v %v", len(files), want, files, err)
+	}
 }
