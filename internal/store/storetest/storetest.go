@@ -49,6 +49,12 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"Tokens", testTokens},
 		{"Times", testTimes},
 		{"Canceled", testCanceled},
+		{"RegistryBlobs", testRegistryBlobs},
+		{"RegistryManifests", testRegistryManifests},
+		{"RegistryMissing", testRegistryMissing},
+		{"RegistryTags", testRegistryTags},
+		{"RegistryReferrers", testRegistryReferrers},
+		{"RegistryConcurrent", testRegistryConcurrent},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
