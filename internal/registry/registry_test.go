@@ -91,9 +91,16 @@ func newSite(t testing.TB, change ...func(*registry.Options)) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(h)
-	t.Cleanup(server.Close)
-	return &site{server, t, o.Dir, h, db}
+	s := &site{t: t, dir: o.Dir, store: db}
+	s.serve(h)
+	return s
+}
+
+// serve starts a server of h.
+func (s *site) serve(h *registry.Handler) {
+	s.handler = h
+	s.Server = httptest.NewServer(h)
+	s.t.Cleanup(s.Close)
 }
 
 // answer is a response, read.
