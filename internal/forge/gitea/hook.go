@@ -1,6 +1,7 @@
 package gitea
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -153,11 +154,11 @@ func (h *pushHook) event() (ci.Event, string, error) {
 	if zero(h.After) && hashPattern.MatchString(h.After) {
 		return ci.Event{}, fmt.Sprintf("%.200s was deleted", h.Ref), nil
 	}
-	event := ci.Event{Ref: h.Ref, After: h.After, Sender: h.Sender.Login, Link: h.Compare}
+	event := ci.Event{Ref: h.Ref, After: h.After, Sender: h.Sender.Login}
 	if branch, ok := strings.CutPrefix(h.Ref, "refs/heads/"); ok && branch != "" {
 		event.Kind, event.Source, event.Target = ci.Push, branch, branch
 		if !zero(h.Before) {
-			event.Before = h.Before
+			event.Before, event.Link = h.Before, h.Compare
 		}
 	} else if tag, ok := strings.CutPrefix(h.Ref, "refs/tags/"); ok && tag != "" {
 		event.Kind = ci.Tag
@@ -179,7 +180,7 @@ func (h *pushHook) event() (ci.Event, string, error) {
 			event.Commit.Author.Avatar = h.Sender.Avatar
 		}
 		if event.Link == "" {
-			event.Link = h.Head.URL
+			event.Link = h.Head.URL // there is nothing to compare with
 		}
 	}
 	return event, "", nil
@@ -215,7 +216,7 @@ func (h *pullHook) event() (ci.Event, string, error) {
 		Commit: ci.Commit{
 			Message: strings.TrimSpace(p.Title + "\n\n" + p.Body), // the webhook doesn't bring the commit's own
 			Link:    p.Link,
-			Author:  ci.Signature{Login: p.Author.Login, Name: p.Author.FullName, Email: p.Author.Email, Avatar: p.Author.Avatar, Time: p.Time},
+			Author:  ci.Signature{Login: p.Author.Login, Name: cmp.Or(p.Author.FullName, p.Author.Login), Email: p.Author.Email, Avatar: p.Author.Avatar, Time: p.Time},
 		},
 		PullRequest: &ci.Change{Number: h.Number, Title: p.Title, Draft: p.Draft, Fork: h.foreign()},
 	}
