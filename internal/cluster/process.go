@@ -1,0 +1,191 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process is known by its number and the moment it started, in clock ticks since boot: the kernel gives a number
+// again, but not both.
+type process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"`
+}
+
+// inspect reads the process with this number. ok is false when there is none, or only what its parent hasn't taken note of.
+func inspect(pid int) (p process, ok bool) {
+	state, start, err := procStat(pid)
+	if err != nil || state == "Z" || state == "X" {
+		return process{}, false
+	}
+	return process{pid, start}, true
+}
+
+func zombie(pid int) bool {
+	state, _, err := procStat(pid)
+	return err == nil && (state == "Z" || state == "X")
+}
+
+// procStat reads state and start of a process, fields 3 and 22 of /proc/PID/stat (proc_pid_stat(5)).
+func procStat(pid int) (state string, start uint64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0, err
+	}
+	// The name, field 2, is in parentheses and may hold any byte, so count from the last one.
+	_, rest, ok := cutLast(string(b), ")")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return "", 0, fmt.Errorf("/proc/%d/stat has an unknown form", pid)
+	}
+	start, err = strconv.ParseUint(fields[19], 10, 64)
+	return fields[0], start, err
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// alive reports whether p still runs.
+func (p process) alive() bool {
+	now, ok := inspect(p.PID)
+	return ok && now == p
+}
+
+// signal sends a signal to p and to nobody who got its number since. A dead p is no error.
+func (p process) signal(s unix.Signal) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	// What fd stands for can't change any more, so one look is enough.
+	if !p.alive() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, s, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
+func (l layout) pidFile(name string) string { return l.run("pids", name+".json") }
+
+// component reads what runs as the named component: it must be the process that was started, in the cluster's cgroup and
+// in its network, or there is none.
+func (l layout) running(name string) (process, bool) {
+	b, err := os.ReadFile(l.pidFile(name))
+	if err != nil {
+		return process{}, false
+	}
+	var p process
+	if json.Unmarshal(b, &p) != nil || !p.alive() {
+		return process{}, false
+	}
+	mine, err := namespaceID(l.netns())
+	if err != nil {
+		return process{}, false
+	}
+	its, err := namespaceID(fmt.Sprintf("/proc/%d/ns/net", p.PID))
+	if err != nil || its != mine {
+		return process{}, false
+	}
+	for _, pid := range processes(l.cgroups().component(name)) {
+		if pid == p.PID {
+			return p, true
+		}
+	}
+	return process{}, false
+}
+
+// start starts the program of a component in a session, cgroup and namespaces of the cluster's, so that it outlives this
+// process, and writes down who it is. Its output is appended to its log.
+func (l layout) start(name string, env []string, program string, args ...string) error {
+	if err := os.MkdirAll(filepath.Dir(l.pidFile(name)), 0o700); err != nil {
+		return err
+	}
+	log, err := openLog(l.log(name))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	dir, err := l.cgroups().make(name)
+	if err != nil {
+		return err
+	}
+	group, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the cgroup of %s: %w", name, err)
+	}
+	defer func() { _ = group.Close() }()
+
+	cmd := exec.Command(program, args...)
+	cmd.Env = env
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// Born in its cgroup: between a start and a later move, a crash would lose it. Version 2 can do that for the child
+	// only, version 1 for the thread that makes it.
+	if l.cgroups().v2 {
+		cmd.SysProcAttr.UseCgroupFD = true
+		cmd.SysProcAttr.CgroupFD = int(group.Fd())
+	}
+	err = onThread(func() error {
+		if !l.cgroups().v2 {
+			if err := os.WriteFile(filepath.Join(dir, "tasks"), []byte(strconv.Itoa(unix.Gettid())), 0); err != nil {
+				return fmt.Errorf("enter the cgroup: %w", err)
+			}
+		}
+		if err := l.enter(); err != nil {
+			return err
+		}
+		return cmd.Start()
+	})
+	if err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
+	p, ok := inspect(cmd.Process.Pid)
+	// As long as this process lives it must take note of its child's death. The child doesn't end with it.
+	go func() { _ = cmd.Wait() }()
+	if !ok {
+		return fmt.Errorf("%s ended at once; its log is %s", name, l.log(name))
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return writeFile(l.pidFile(name), b, 0o600)
+}
+
+// maxLog is the size in bytes at which a component's log is cut.
+const maxLog = 32 << 20
+
+// openLog opens a log to append to, and puts one that has grown too large aside, in place of the one before it.
+func openLog(path string) (*os.File, error) {
+	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
+		if err := os.Rename(path, path+".old"); err != nil {
+			return nil, fmt.Errorf("put the log aside: %w", err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
+	return f, nil
+}
