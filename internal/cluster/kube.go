@@ -107,14 +107,18 @@ func (k *kube) apply(ctx context.Context, path, yaml string) error {
 	return k.do(ctx, http.MethodPatch, k.server+path+"?fieldManager=slipway-cluster&force=true", "application/apply-patch+yaml", []byte(yaml), nil)
 }
 
-// nodeReady reports why the node takes no pods yet, or nil.
-func (k *kube) nodeReady(ctx context.Context) error {
+// nodeReady reports why the node takes no pods yet, or nil. What the kubelet reported before since doesn't count: it is
+// about the kubelet before this one.
+func (k *kube) nodeReady(ctx context.Context, since time.Time) error {
 	var node struct {
 		Spec struct {
 			Taints []struct{ Key string }
 		}
 		Status struct {
-			Conditions []struct{ Type, Status, Message string }
+			Conditions []struct {
+				Type, Status, Message string
+				LastHeartbeatTime     time.Time
+			}
 		}
 	}
 	if err := k.get(ctx, "/api/v1/nodes/"+nodeName, &node); err != nil {
@@ -122,7 +126,7 @@ func (k *kube) nodeReady(ctx context.Context) error {
 	}
 	ready := errors.New("the kubelet has not reported yet")
 	for _, c := range node.Status.Conditions {
-		if c.Type == "Ready" {
+		if c.Type == "Ready" && !c.LastHeartbeatTime.Before(since.Truncate(time.Second)) {
 			ready = nil
 			if c.Status != "True" {
 				ready = errors.New("the node is not ready: " + c.Message)

@@ -20,6 +20,13 @@ func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the runtime ends the thread with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			// But it can't end the main thread, whose namespaces are those that /proc/self shows to everybody. As long as
+			// this goroutine holds it, f runs on another one.
+			done <- onThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
 		done <- f()
 	}()
 	return <-done

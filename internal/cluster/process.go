@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,6 +113,15 @@ func (l layout) running(name string) (process, bool) {
 		}
 	}
 	return process{}, false
+}
+
+// startedAt is when the component was started, or the zero time.
+func (l layout) startedAt(name string) time.Time {
+	info, err := os.Stat(l.pidFile(name))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // start starts the program of a component in a session, cgroup and namespaces of the cluster's, so that it outlives this

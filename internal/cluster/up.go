@@ -291,11 +291,12 @@ func (l layout) startAll(ctx context.Context, s state, k *kube, say func(string,
 func (l layout) ensure(ctx context.Context, c component) (started bool, err error) {
 	p, ok := l.running(c.name)
 	if !ok {
+		started = true
 		if err := l.killStray(ctx, c); err != nil {
 			return false, err
 		}
 		if err := l.start(c.name, l.environment(c.name, os.Environ()), l.program(c.program), c.args...); err != nil {
-			return false, err
+			return true, err
 		}
 		if p, ok = l.running(c.name); !ok {
 			return true, l.endedError(c)
@@ -309,9 +310,9 @@ func (l layout) ensure(ctx context.Context, c component) (started bool, err erro
 		return err
 	})
 	if err != nil {
-		return !ok, fmt.Errorf("wait for %s: %w", c.name, err)
+		return started, fmt.Errorf("wait for %s: %w", c.name, err)
 	}
-	return !ok, nil
+	return started, nil
 }
 
 // killStray ends a process of the component that was started by an Up which died before it could write down its number.
