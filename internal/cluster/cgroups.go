@@ -111,7 +111,7 @@ func kill(ctx context.Context, dirs ...string) (int, error) {
 		left := 0
 		for _, dir := range dirs {
 			for _, pid := range processes(dir) {
-				if zombie(pid) {
+				if _, ok := inspect(pid); !ok {
 					continue // waits for its parent only
 				}
 				left++

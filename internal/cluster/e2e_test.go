@@ -87,14 +87,19 @@ func TestLife(t *testing.T) {
 	before := traces(t)
 	ctx := t.Context()
 	t.Cleanup(func() {
-		if err := cluster.Down(context.WithoutCancel(ctx), opts); err != nil {
+		all := opts
+		all.Delete = true
+		if err := cluster.Down(context.WithoutCancel(ctx), all); err != nil {
 			t.Error(err)
+		}
+		compare(t, before, traces(t))
+		if _, err := os.Stat(opts.Data); !os.IsNotExist(err) {
+			t.Errorf("the data folder is still there: %v", err)
 		}
 	})
 
 	up(t, opts)
 	c := clustertest.In(t, opts)
-	t.Cleanup(func() { up(t, opts) }) // for the clean-up of the namespace, which comes next
 	c.Import("slipway.test/hello:1", clustertest.Program(t, answer))
 	c.Apply(deployment)
 	c.Kubectl("rollout", "status", "deployment/hello", "--timeout=60s")
@@ -175,15 +180,6 @@ func TestLife(t *testing.T) {
 			t.Fatalf("err = %v, want the cancellation", err)
 		}
 		up(t, opts)
-	})
-	t.Run("Delete", func(t *testing.T) {
-		del := opts
-		del.Delete = true
-		down(t, del)
-		compare(t, before, traces(t))
-		if _, err := os.Stat(opts.Data); !os.IsNotExist(err) {
-			t.Errorf("the data folder is still there: %v", err)
-		}
 	})
 }
 

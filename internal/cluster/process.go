@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,34 +23,54 @@ type process struct {
 	Start uint64 `json:"start"`
 }
 
-// inspect reads the process with this number. ok is false when there is none, or only what its parent hasn't taken note of.
+// inspect reads the process with this number. ok is false when there is none that still holds anything.
 func inspect(pid int) (p process, ok bool) {
-	state, start, err := procStat(pid)
-	if err != nil || state == "Z" || state == "X" {
+	s, err := procStat(pid)
+	if err != nil || s.gone() {
 		return process{}, false
 	}
-	return process{pid, start}, true
+	return process{pid, s.start}, true
 }
 
-func zombie(pid int) bool {
-	state, _, err := procStat(pid)
-	return err == nil && (state == "Z" || state == "X")
+// stat is a part of /proc/PID/stat.
+type stat struct {
+	state   string
+	threads int
+	start   uint64
 }
 
-// procStat reads state and start of a process, fields 3 and 22 of /proc/PID/stat (proc_pid_stat(5)).
-func procStat(pid int) (state string, start uint64, err error) {
+// ended reports whether the process does nothing any more.
+func (s stat) ended() bool { return s.state == "Z" || s.state == "X" }
+
+// gone reports whether the process holds nothing any more, either, such as an address to listen at. The first thread of a
+// killed process may be done while others still close its files.
+func (s stat) gone() bool { return s.ended() && s.threads <= 1 }
+
+// procStat reads fields 3, 20 and 22 of /proc/PID/stat (proc_pid_stat(5)).
+func procStat(pid int) (stat, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return "", 0, err
+		return stat{}, err
 	}
+	return parseStat(string(b))
+}
+
+func parseStat(line string) (stat, error) {
 	// The name, field 2, is in parentheses and may hold any byte, so count from the last one.
-	_, rest, ok := cutLast(string(b), ")")
+	_, rest, ok := cutLast(line, ")")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 20 {
-		return "", 0, fmt.Errorf("/proc/%d/stat has an unknown form", pid)
+		return stat{}, errors.New("a process's stat has an unknown form")
 	}
-	start, err = strconv.ParseUint(fields[19], 10, 64)
-	return fields[0], start, err
+	threads, err := strconv.Atoi(fields[17])
+	if err != nil {
+		return stat{}, fmt.Errorf("read the threads in a process's stat: %w", err)
+	}
+	start, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("read the start in a process's stat: %w", err)
+	}
+	return stat{fields[0], threads, start}, nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -60,7 +81,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
-// alive reports whether p still runs.
+// alive reports whether p still holds anything.
 func (p process) alive() bool {
 	now, ok := inspect(p.PID)
 	return ok && now == p
@@ -88,15 +109,24 @@ func (p process) signal(s unix.Signal) error {
 
 func (l layout) pidFile(name string) string { return l.run("pids", name+".json") }
 
-// component reads what runs as the named component: it must be the process that was started, in the cluster's cgroup and
-// in its network, or there is none.
-func (l layout) running(name string) (process, bool) {
+// started reads which process was started last as the named component, running or not.
+func (l layout) started(name string) (process, bool) {
+	var p process
 	b, err := os.ReadFile(l.pidFile(name))
-	if err != nil {
+	if err != nil || json.Unmarshal(b, &p) != nil || p.PID <= 0 {
 		return process{}, false
 	}
-	var p process
-	if json.Unmarshal(b, &p) != nil || !p.alive() {
+	return p, true
+}
+
+// running gives the process that runs as the named component: it must be the one that was started, in the cluster's
+// cgroup and in its network, or there is none.
+func (l layout) running(name string) (process, bool) {
+	p, ok := l.started(name)
+	if !ok || !p.alive() {
+		return process{}, false
+	}
+	if s, err := procStat(p.PID); err != nil || s.ended() {
 		return process{}, false
 	}
 	mine, err := namespaceID(l.netns())
@@ -107,12 +137,7 @@ func (l layout) running(name string) (process, bool) {
 	if err != nil || its != mine {
 		return process{}, false
 	}
-	for _, pid := range processes(l.cgroups().component(name)) {
-		if pid == p.PID {
-			return p, true
-		}
-	}
-	return process{}, false
+	return p, slices.Contains(processes(l.cgroups().component(name)), p.PID)
 }
 
 // startedAt is when the component was started, or the zero time.

@@ -292,7 +292,7 @@ func (l layout) ensure(ctx context.Context, c component) (started bool, err erro
 	p, ok := l.running(c.name)
 	if !ok {
 		started = true
-		if err := l.killStray(ctx, c); err != nil {
+		if err := l.clear(ctx, c); err != nil {
 			return false, err
 		}
 		if err := l.start(c.name, l.environment(c.name, os.Environ()), l.program(c.program), c.args...); err != nil {
@@ -315,8 +315,13 @@ func (l layout) ensure(ctx context.Context, c component) (started bool, err erro
 	return started, nil
 }
 
-// killStray ends a process of the component that was started by an Up which died before it could write down its number.
-func (l layout) killStray(ctx context.Context, c component) error {
+// clear makes way for a component: it waits until the last one is gone for good, and ends one whose number was never
+// written down, because the Up that started it died.
+func (l layout) clear(ctx context.Context, c component) error {
+	var old []process
+	if p, ok := l.started(c.name); ok {
+		old = append(old, p)
+	}
 	for _, pid := range processes(l.cgroups().component(c.name)) {
 		p, ok := inspect(pid)
 		// containerd's shims are in its group too, and hold the containers: they must live on.
@@ -327,9 +332,12 @@ func (l layout) killStray(ctx context.Context, c component) error {
 		if err := p.signal(unix.SIGKILL); err != nil {
 			return err
 		}
+		old = append(old, p)
+	}
+	for _, p := range old {
 		for p.alive() {
 			if err := pause(ctx, 5*time.Millisecond); err != nil {
-				return fmt.Errorf("end a stray %s: %w", c.name, err)
+				return fmt.Errorf("wait for the end of an earlier %s: %w", c.name, err)
 			}
 		}
 	}
