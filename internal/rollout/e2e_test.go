@@ -1,0 +1,579 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"slipway/internal/ci"
+	"slipway/internal/cluster/clustertest"
+	"slipway/internal/fault"
+	"slipway/internal/kube"
+	"slipway/internal/manifest"
+	"slipway/internal/rollout"
+)
+
+// program is an application that does what its environment says: serve, fail, or eat memory.
+const program = `package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+)
+
+func main() {
+	fmt.Println("starting", os.Getenv("VERSION"))
+	switch os.Getenv("MODE") {
+	case "crash":
+		fmt.Println("cannot open the \x1b[31mdatabase\x1b[0m: no such host")
+		os.Exit(3)
+	case "succeed":
+		return
+	case "eat":
+		var all [][]byte
+		for {
+			b := make([]byte, 1<<20)
+			for i := range b {
+				b[i] = 1
+			}
+			all = append(all, b)
+		}
+		_ = all
+	}
+	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getenv("VERSION")) })
+	http.HandleFunc("/broken", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) })
+	panic(http.ListenAndServe(":8080", nil))
+}
+`
+
+const image = "slipway.test/deploy:1"
+
+var (
+	built sync.Once
+	data  []byte
+)
+
+// build returns the program, built once.
+func build(t testing.TB) []byte {
+	built.Do(func() { data = clustertest.Program(t, program) })
+	return data
+}
+
+// site is the test cluster with the test's own namespace and workspace.
+type site struct {
+	*clustertest.Cluster
+	t   *testing.T
+	dir string
+}
+
+func start(t *testing.T) *site {
+	t.Parallel()
+	c := clustertest.Start(t)
+	c.Import(image, build(t))
+	return &site{c, t, t.TempDir()}
+}
+
+// web is a Deployment of the program. edit, pairs of old and new text, changes it.
+func web(edit ...string) string {
+	return strings.NewReplacer(edit...).Replace(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  progressDeadlineSeconds: 600
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: web
+        image: slipway.test/deploy:1
+        imagePullPolicy: IfNotPresent
+        env: [{name: VERSION, value: v1}, {name: MODE, value: serve}]
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+`)
+}
+
+// deploy runs a deploy step with the given manifest and returns its output.
+func (s *site) deploy(ctx context.Context, yaml string, set ...func(*rollout.Step)) (rollout.Result, string, error) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, "app.yaml"), []byte(yaml), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	root, err := os.OpenRoot(s.dir)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer root.Close()
+	step := rollout.Step{
+		Workspace:   root,
+		Manifests:   []string{"app.yaml"},
+		Namespace:   s.Namespace,
+		Environment: "test",
+		Timeout:     90 * time.Second,
+		Client:      func() (*kube.Client, error) { return kube.FromFile(s.Kubeconfig, "") },
+	}
+	for _, f := range set {
+		f(&step)
+	}
+	var out strings.Builder
+	begin := time.Now()
+	result, err := rollout.Run(ctx, step, &out)
+	s.t.Logf("after %s: %v\n%s", time.Since(begin).Round(100*time.Millisecond), err, out.String())
+	return result, out.String(), err
+}
+
+// must deploys what has to succeed.
+func (s *site) must(yaml string, set ...func(*rollout.Step)) (rollout.Result, string) {
+	s.t.Helper()
+	result, out, err := s.deploy(s.t.Context(), yaml, set...)
+	if err != nil {
+		s.t.Fatalf("deploy: %v", err)
+	}
+	return result, out
+}
+
+// fails deploys what has to fail with code, and with all of parts in its error.
+func (s *site) fails(yaml string, code fault.Code, parts []string, set ...func(*rollout.Step)) string {
+	s.t.Helper()
+	_, out, err := s.deploy(s.t.Context(), yaml, set...)
+	if err == nil {
+		s.t.Fatal("the deployment succeeded")
+	}
+	wantError(s.t, err, code, parts...)
+	return out
+}
+
+func wantError(t *testing.T, err error, code fault.Code, parts ...string) {
+	t.Helper()
+	f := fault.Of(err)
+	if f.Code != code {
+		t.Errorf("code %s, want %s (%v)", f.Code, code, err)
+	}
+	for _, part := range parts {
+		if !strings.Contains(f.Message, part) {
+			t.Errorf("error %q does not say %q", f.Message, part)
+		}
+	}
+	if strings.Contains(f.Message, "\n") {
+		t.Errorf("error %q is more than a sentence", f.Message)
+	}
+}
+
+// versions returns the value of VERSION of each pod that is ready.
+func (s *site) versions() []string {
+	s.t.Helper()
+	lines := s.Kubectl("get", "pods", "-l", "app=web", "-o",
+		`jsonpath={range .items[*]}{.status.containerStatuses[0].ready}{" "}{.spec.containers[0].env[0].value}{"\n"}{end}`)
+	var versions []string
+	for line := range strings.Lines(lines) {
+		if version, ok := strings.CutPrefix(strings.TrimSpace(line), "true "); ok {
+			versions = append(versions, version)
+		}
+	}
+	slices.Sort(versions)
+	return versions
+}
+
+func (s *site) wantServing(versions ...string) {
+	s.t.Helper()
+	if got := s.versions(); !slices.Equal(got, versions) {
+		s.t.Errorf("pods that are ready have versions %v, want %v", got, versions)
+	}
+}
+
+func TestFirstAndUpdate(t *testing.T) {
+	s := start(t)
+	result, out := s.must(web())
+	s.wantServing("v1", "v1")
+	if len(result.Changes) != 1 || result.Changes[0].Action != "created" || !result.Statuses[0].Done {
+		t.Errorf("result %+v", result)
+	}
+	if !strings.Contains(out, "deployment/web: rolled out, 2 of 2 ready\n") {
+		t.Errorf("output %q does not say that it is rolled out", out)
+	}
+	if got := s.Kubectl("get", "deployment", "web", "-o", `jsonpath={.metadata.annotations.slipway/environment} {.metadata.managedFields[*].manager}`); !strings.HasPrefix(got, "test ") || !strings.Contains(got, "slipway") {
+		t.Errorf("annotation and managers %q", got)
+	}
+	if result, _ = s.must(web()); result.Changes[0].Action != "unchanged" {
+		t.Errorf("the second time the action is %s, want unchanged", result.Changes[0].Action)
+	}
+	result, _ = s.must(web("v1}", "v2}"))
+	s.wantServing("v2", "v2")
+	if result.Changes[0].Action != "configured" {
+		t.Errorf("the action of the update is %s", result.Changes[0].Action)
+	}
+}
+
+func TestPinned(t *testing.T) {
+	s := start(t)
+	digest := "sha256:" + strings.Repeat("0", 64)
+	out := s.fails(web("slipway.test/deploy:1", "web"), fault.Failed,
+		[]string{`cannot pull image "slipway.test/a/web@` + digest + `"`},
+		func(step *rollout.Step) {
+			step.Images = map[string]string{"web": "slipway.test/a/web:7"}
+			step.Pushed = []ci.Image{{Ref: "slipway.test/a/web:7", Digest: digest}}
+			step.Timeout = 40 * time.Second
+		})
+	if want := "image web is slipway.test/a/web@" + digest + ", pushed by this run as slipway.test/a/web:7\n"; !strings.HasPrefix(out, want) {
+		t.Errorf("output %q does not begin with %q", out, want)
+	}
+}
+
+func TestImageNameInvalid(t *testing.T) {
+	s := start(t)
+	s.fails(web("slipway.test/deploy:1", "'Not An Image'"), fault.Invalid, []string{"app.yaml:2:1", "is not an image reference"})
+}
+
+func TestCrashLoop(t *testing.T) {
+	s := start(t)
+	s.must(web())
+	out := s.fails(web("v1}", "v2}", "serve}", "crash}"), fault.Failed,
+		[]string{"deployment/web: pod web-", "exits with code 3, 3 times so far", "the old version still serves: 2 of 2 of its pods are ready"})
+	s.wantServing("v1", "v1")
+	for _, want := range []string{"the last lines of the log of pod web-", "  | starting v2\n", "  | cannot open the [31mdatabase[0m: no such host\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output does not have %q", want)
+		}
+	}
+}
+
+func TestOutOfMemory(t *testing.T) {
+	s := start(t)
+	s.fails(web("serve}", "eat}", "imagePullPolicy", "resources: {limits: {memory: 20Mi}}\n        imagePullPolicy"), fault.Failed,
+		[]string{"OOMKilled", "there is no older version, so nothing serves"})
+}
+
+func TestCommandMissing(t *testing.T) {
+	s := start(t)
+	s.must(web())
+	s.fails(web("v1}", "v2}", "imagePullPolicy", "command: [/no/such/program]\n        imagePullPolicy"), fault.Failed,
+		[]string{"cannot be started", "/no/such/program", "the old version still serves"})
+	s.wantServing("v1", "v1")
+}
+
+func TestConfigMapMissing(t *testing.T) {
+	s := start(t)
+	s.fails(web("imagePullPolicy", "envFrom: [{configMapRef: {name: settings}}]\n        imagePullPolicy"), fault.Failed,
+		[]string{"cannot be started", `configmap "settings" not found`})
+}
+
+func TestSecretVolumeMissing(t *testing.T) {
+	s := start(t)
+	s.fails(web("containers:", "volumes: [{name: v, secret: {secretName: tls}}]\n      containers:"), fault.Failed,
+		[]string{"cannot be started", `secret "tls" not found`})
+}
+
+func TestReadinessFails(t *testing.T) {
+	s := start(t)
+	s.must(web())
+	s.fails(web("v1}", "v2}", "path: /", "path: /broken"), fault.Failed,
+		[]string{"not rolled out within 8s", "runs, but is not ready", "statuscode: 500", "the old version still serves: 2 of 2"},
+		func(step *rollout.Step) { step.Timeout = 8 * time.Second })
+	s.wantServing("v1", "v1")
+}
+
+func TestProgressDeadline(t *testing.T) {
+	s := start(t)
+	s.fails(web("path: /", "path: /broken", "progressDeadlineSeconds: 600", "progressDeadlineSeconds: 5"), fault.Failed,
+		[]string{"no progress for 5 seconds (its progressDeadlineSeconds)", "runs, but is not ready"})
+}
+
+func TestUnschedulable(t *testing.T) {
+	s := start(t)
+	s.fails(web("containers:", "nodeSelector: {no: such}\n      containers:"), fault.Failed,
+		[]string{"fits on no node", "node affinity/selector"},
+		func(step *rollout.Step) { step.Timeout = 5 * time.Second })
+}
+
+func TestQuota(t *testing.T) {
+	s := start(t)
+	s.fails(`
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: none}
+spec: {hard: {pods: "0"}}
+---`+web(), fault.Failed, []string{"no pod can be created", "exceeded quota"})
+}
+
+func job(mode string) string {
+	return `
+apiVersion: batch/v1
+kind: Job
+metadata: {name: migrate}
+spec:
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - {name: migrate, image: "slipway.test/deploy:1", imagePullPolicy: IfNotPresent, env: [{name: MODE, value: ` + mode + `}]}
+`
+}
+
+func TestJob(t *testing.T) {
+	s := start(t)
+	_, out := s.must(job("succeed"))
+	if !strings.Contains(out, "job/migrate: completed\n") {
+		t.Errorf("output %q", out)
+	}
+	s.fails(job("crash"), fault.Conflict, []string{"app.yaml:2:1: job/migrate", "immutable", "give the new one another name"})
+}
+
+func TestJobFails(t *testing.T) {
+	s := start(t)
+	out := s.fails(job("crash"), fault.Failed, []string{"job/migrate: failed: pod migrate-", "exits with code 3"})
+	if !strings.Contains(out, "  | cannot open the") {
+		t.Errorf("output %q does not have the log", out)
+	}
+}
+
+// TestOtherKinds deploys one of each kind that is watched in its own way.
+func TestOtherKinds(t *testing.T) {
+	s := start(t)
+	yaml := func(version string) string {
+		pod := `
+    metadata: {labels: {app: KIND}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - {name: a, image: "slipway.test/deploy:1", imagePullPolicy: IfNotPresent, env: [{name: VERSION, value: ` + version + `}],
+         readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}}
+`
+		return `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.` + s.Namespace + `.example.com}
+spec:
+  group: ` + s.Namespace + `.example.com
+  scope: Namespaced
+  names: {kind: Thing, plural: things}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+---
+apiVersion: ` + s.Namespace + `.example.com/v1
+kind: Thing
+metadata: {name: a}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: ` + s.Namespace + `-two}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, namespace: ` + s.Namespace + `-two}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {selector: {app: stateful}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: a}
+spec:
+  replicas: 2
+  serviceName: a
+  selector: {matchLabels: {app: stateful}}
+  template:` + strings.ReplaceAll(pod, "KIND", "stateful") + `
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: a}
+spec:
+  selector: {matchLabels: {app: daemon}}
+  template:` + strings.ReplaceAll(pod, "KIND", "daemon") + `
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: a}
+spec:
+  schedule: "0 0 1 1 *"
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: a, image: "slipway.test/deploy:1"}]}}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: a}
+spec: {accessModes: [ReadWriteOnce], storageClassName: ` + s.Namespace + `, resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: ` + s.Namespace + `}
+provisioner: example.com/none
+volumeBindingMode: WaitForFirstConsumer
+`
+	}
+	t.Cleanup(func() {
+		c := *s.Cluster
+		c.Kubectl("delete", "--wait=false", "crd/things."+s.Namespace+".example.com", "namespace/"+s.Namespace+"-two", "storageclass/"+s.Namespace)
+	})
+	s.must(yaml("v1"))
+	_, out := s.must(yaml("v2"))
+	for _, want := range []string{"statefulset/a: rolled out, 2 of 2 ready\n", "daemonset/a: rolled out, 1 of 1 ready\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output does not have %q", want)
+		}
+	}
+	for _, app := range []string{"stateful", "daemon"} {
+		if got := s.Kubectl("get", "pods", "-l", "app="+app, "-o", "jsonpath={.items[*].spec.containers[0].env[0].value}"); strings.Contains(got, "v1") {
+			t.Errorf("pods of %s have versions %q", app, got)
+		}
+	}
+	// The new revision of each fails for its own reason, and the pods of the old one do not confuse.
+	s.fails(strings.ReplaceAll(yaml("v3"), "slipway.test/deploy:1", "slipway.test/none@sha256:"+strings.Repeat("0", 64)), fault.Failed,
+		[]string{"cannot pull image", "the old version still serves: 1 of 2"}, func(step *rollout.Step) { step.Timeout = time.Minute })
+}
+
+func TestForbidden(t *testing.T) {
+	s := start(t)
+	s.Kubectl("create", "serviceaccount", "weak")
+	account := fmt.Sprintf("the account system:serviceaccount:%s:weak may not ", s.Namespace)
+	weak := func(step *rollout.Step) { step.Kubeconfig = s.kubeconfig("weak") }
+	s.fails(web(), fault.Forbidden, []string{account, " deployments.apps in the namespace " + s.Namespace}, weak)
+	// With the right to apply but none to look at pods, the rollout is followed without causes.
+	s.Kubectl("create", "role", "deployer", "--verb=get,patch,create", "--resource=deployments.apps")
+	s.Kubectl("create", "rolebinding", "deployer", "--role=deployer", "--serviceaccount="+s.Namespace+":weak")
+	_, out := s.must(web(), weak)
+	if !strings.Contains(out, "causes may be missing: "+account+"list replicasets.apps in the namespace") {
+		t.Errorf("output %q does not say what is missing", out)
+	}
+}
+
+// kubeconfig returns one for a service account of the namespace.
+func (s *site) kubeconfig(account string) []byte {
+	token := strings.TrimSpace(s.Kubectl("create", "token", account))
+	cluster := s.Kubectl("config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster.server} {.clusters[0].cluster.certificate-authority-data}")
+	server, authority, _ := strings.Cut(cluster, " ")
+	return fmt.Appendf(nil, `
+apiVersion: v1
+kind: Config
+current-context: a
+contexts: [{name: a, context: {cluster: a, user: a}}]
+clusters: [{name: a, cluster: {server: %q, certificate-authority-data: %q}}]
+users: [{name: a, user: {token: %q}}]
+`, server, authority, token)
+}
+
+func TestNamespaceMissing(t *testing.T) {
+	s := start(t)
+	s.fails(web(), fault.NotFound, []string{"app.yaml:2:1: deployment/web is for the namespace nowhere, which does not exist"},
+		func(step *rollout.Step) { step.Namespace = "nowhere" })
+}
+
+func TestKindUnknown(t *testing.T) {
+	s := start(t)
+	s.fails(web("kind: Deployment", "kind: Deploymnet"), fault.Invalid, []string{"app.yaml:2:1: the cluster has no kind Deploymnet of apps/v1"})
+	s.fails(web("apps/v1", "apps/v1beta1"), fault.Invalid, []string{"app.yaml:2:1: the cluster has no Deployment in version apps/v1beta1; it has apps/v1"})
+}
+
+func TestRefused(t *testing.T) {
+	s := start(t)
+	s.fails(web("app: web}}\n  template", "app: other}}\n  template"), fault.Invalid,
+		[]string{"app.yaml:2:1: deployment/web is refused by the cluster", "selector"})
+	s.fails(web("replicas: 2", "replicas: many"), fault.Invalid, []string{"deployment/web is refused by the cluster"})
+}
+
+func TestTokenRevoked(t *testing.T) {
+	s := start(t)
+	bad := strings.Replace(string(s.kubeconfig("default")), `token: "`, `token: "x`, 1)
+	s.fails(web(), fault.Unauthorized, []string{"does not accept the credentials"}, func(step *rollout.Step) { step.Kubeconfig = []byte(bad) })
+}
+
+func TestAuthorityUnknown(t *testing.T) {
+	s := start(t)
+	other := strings.Replace(string(s.kubeconfig("default")), "certificate-authority-data: ", "x-unused: ", 1)
+	s.fails(web(), fault.Unavailable, []string{"is not signed by the authority in the kubeconfig"}, func(step *rollout.Step) { step.Kubeconfig = []byte(other) })
+}
+
+// TestCanceled cancels a deployment while it is watched.
+func TestCanceled(t *testing.T) {
+	s := start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		// The pods never become ready, so the deployment is still watched then.
+		s.Kubectl("wait", "--for=create", "--timeout=30s", "deployment/web")
+		cancel()
+	}()
+	_, _, err := s.deploy(ctx, web("path: /", "path: /broken"))
+	wantError(t, err, fault.Failed, "canceled")
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v does not wrap the cancellation", err)
+	}
+}
+
+// TestServerAway cuts the connection to the API server in the middle of a rollout, and gives it back.
+func TestServerAway(t *testing.T) {
+	s := start(t)
+	proxy := newProxy(t, s.server())
+	config := strings.Replace(string(s.admin()), s.server(), proxy.address(), 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		s.Kubectl("wait", "--for=create", "--timeout=30s", "deployment/web")
+		proxy.cut()
+		proxy.waitRefused(ctx)
+		proxy.restore()
+	}()
+	_, out, err := s.deploy(ctx, web("periodSeconds: 1", "periodSeconds: 1, initialDelaySeconds: 3"),
+		func(step *rollout.Step) { step.Kubeconfig = []byte(config) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"cannot be reached", "trying again until the time is over\n", "the Kubernetes API answers again\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output does not have %q", want)
+		}
+	}
+}
+
+// server returns the address of the API server.
+func (s *site) server() string {
+	url := s.Kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+	return strings.TrimPrefix(url, "https://")
+}
+
+// admin returns the administrator's kubeconfig, with all files in it.
+func (s *site) admin() []byte { return []byte(s.Kubectl("config", "view", "--raw", "--flatten")) }
+
+func TestScope(t *testing.T) {
+	s := start(t)
+	client, err := kube.FromFile(s.Kubeconfig, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, lists, err := client.Core.Discovery().ServerGroupsAndResources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	builtin := manifest.BuiltinScope(nil)
+	checked := 0
+	for _, list := range lists {
+		for _, r := range list.APIResources {
+			if strings.Contains(r.Name, "/") {
+				continue
+			}
+			gvk := parseGVK(t, list.GroupVersion, r.Kind)
+			namespaced, known := builtin(gvk)
+			if known && namespaced != r.Namespaced {
+				t.Errorf("%s: namespaced is %t, want %t", gvk, namespaced, r.Namespaced)
+			}
+			if known {
+				checked++
+			}
+		}
+	}
+	if checked < 40 {
+		t.Errorf("only %d kinds were compared", checked)
+	}
+}

@@ -1,0 +1,176 @@
+// Package rollout brings objects into a cluster and follows what becomes of them.
+//
+// [Deploy] is the whole of it: [Prepare] checks the objects against the cluster, [Apply] applies them, [Watch] follows
+// the rollout and fails with its cause as soon as failure is certain. [Run] renders manifests before that; it is what a
+// deploy step and `slipway deploy` call. What is certain is decided in [diagnose] (of a pod) and in the assess functions
+// (of a workload), which are pure; [watcher] reads the cluster for them.
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"slipway/internal/ci"
+	"slipway/internal/fault"
+	"slipway/internal/kube"
+	"slipway/internal/manifest"
+)
+
+// FieldManager is the name under which Slipway owns the fields that it applies.
+const FieldManager = "slipway"
+
+// EnvironmentAnnotation names, on each object, the environment that it was deployed to.
+const EnvironmentAnnotation = "slipway/environment"
+
+// DefaultTimeout bounds a rollout for which no other time is given.
+const DefaultTimeout = 10 * time.Minute
+
+// Request says what to deploy and where.
+type Request struct {
+	Client  *kube.Client
+	Objects []manifest.Object
+	// Namespace is given to objects that name none and belong in one; empty means that of Client.
+	Namespace string
+	// Environment is the name of the place, for people; it may be empty.
+	Environment string
+	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
+	Timeout time.Duration
+	// Patience says how long to wait for what may still turn out well.
+	Patience Patience
+}
+
+// Result is what a deployment did, as far as it came.
+type Result struct {
+	// Changes lists the objects in the order in which they were applied.
+	Changes []Change
+	// Pins lists the images that were pinned.
+	Pins []manifest.Pin
+	// Statuses says of each object that has a rollout how it stood at the end.
+	Statuses []Status
+	// Duration is the time from the first request to the end.
+	Duration time.Duration
+}
+
+// Deploy applies the objects of r and watches them until all are rolled out, writing a line to out when something
+// changes. Its error is a [fault.Error]: Failed if the new version does not work (the sentence has the cause, and says
+// whether the old one still serves), any other code if nothing could be rolled out. When ctx is canceled, Deploy returns
+// at once and leaves the cluster as it is. It may be repeated: what is as it should be is left alone.
+func Deploy(ctx context.Context, r Request, out io.Writer) (Result, error) {
+	start := time.Now()
+	timeout := r.Timeout
+	if timeout <= 0 {
+		timeout = DefaultTimeout
+	}
+	p := newPrinter(out)
+	r.Client.OnWarning(func(text string) { p.linef("warning of the cluster: %s", text) })
+	defer r.Client.OnWarning(nil)
+	deadline := start.Add(timeout)
+	var result Result
+	err := func() error {
+		applying, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		if err := Prepare(applying, r); err != nil {
+			return stopped(ctx, applying, err, "nothing was applied")
+		}
+		var err error
+		if result.Changes, err = apply(applying, r, p); err != nil {
+			return stopped(ctx, applying, err, applied(result.Changes, len(r.Objects)))
+		}
+		result.Statuses, err = watch(ctx, r, deadline, timeout, p)
+		return err
+	}()
+	result.Duration = time.Since(start)
+	return result, r.Client.Explain(err)
+}
+
+// stopped says what was left when ctx, or limited with its deadline, ended what failed with err.
+func stopped(ctx, limited context.Context, err error, left string) error {
+	switch {
+	case ctx.Err() != nil:
+		return &fault.Error{Code: fault.Failed, Message: "the deployment was canceled; " + left, Err: context.Cause(ctx)}
+	case limited.Err() != nil:
+		return &fault.Error{Code: fault.Failed, Message: "the time for the deployment was over before all objects were applied; " + left, Err: err}
+	}
+	return err
+}
+
+func applied(changes []Change, all int) string {
+	if len(changes) == 0 {
+		return "nothing was applied"
+	}
+	return fmt.Sprintf("%d of %d objects were applied", len(changes), all)
+}
+
+// Step is a deployment from the files of a workspace: a deploy step with everything resolved.
+type Step struct {
+	// Workspace is the folder that Manifests are relative to. It is not trusted.
+	Workspace *os.Root
+	Manifests []string
+	// Namespace is where objects go that name none; empty means that of the kubeconfig.
+	Namespace   string
+	Environment string
+	// Images maps names of images in the manifests to references, and Pushed is what the run pushed, oldest first; see
+	// [manifest.Images].
+	Images map[string]string
+	Pushed []ci.Image
+	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
+	Kubeconfig []byte
+	// Client returns the client of the runner's own cluster; nil means that there is none.
+	Client func() (*kube.Client, error)
+	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
+	Timeout time.Duration
+}
+
+// Run renders the manifests of s and deploys them; see [Deploy], whose errors it returns, and [manifest.Render] for what
+// it says of wrong manifests. It writes which images were pinned, what was applied, and how the rollout goes to out.
+func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
+	rendered, err := manifest.Render(ctx, manifest.Source{
+		Root:      s.Workspace,
+		Paths:     s.Manifests,
+		Namespace: s.Namespace,
+		Images:    manifest.Images{Named: s.Images, Pushed: s.Pushed},
+	})
+	if err != nil {
+		return Result{}, invalid(err)
+	}
+	client, err := s.client()
+	if err != nil {
+		return Result{}, err
+	}
+	p := newPrinter(out)
+	for _, pin := range rendered.Pins {
+		p.linef("%s", pin)
+	}
+	result, err := Deploy(ctx, Request{
+		Client:      client,
+		Objects:     rendered.Objects,
+		Namespace:   s.Namespace,
+		Environment: s.Environment,
+		Timeout:     s.Timeout,
+	}, out)
+	result.Pins = rendered.Pins
+	return result, err
+}
+
+// invalid makes a fault of what is wrong with manifests.
+func invalid(err error) error {
+	var problems manifest.Problems
+	if !errors.As(err, &problems) {
+		return err
+	}
+	return &fault.Error{Code: fault.Invalid, Message: problems.Error(), Err: err}
+}
+
+func (s Step) client() (*kube.Client, error) {
+	switch {
+	case len(s.Kubeconfig) > 0:
+		return kube.FromKubeconfig(s.Kubeconfig)
+	case s.Client != nil:
+		return s.Client()
+	}
+	return nil, fault.New(fault.Invalid, "there is no cluster to deploy to: this runner has none of its own, so give the step a kubeconfig")
+}

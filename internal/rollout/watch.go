@@ -1,0 +1,209 @@
+package rollout
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"slipway/internal/fault"
+	"slipway/internal/manifest"
+)
+
+// interval is the time between two looks at the cluster.
+const interval = 500 * time.Millisecond
+
+// Watch follows the objects of r, which were applied, until all are rolled out, one fails for certain, or r.Timeout is
+// over. It writes a line to out when a status changes, and, on failure, the last log lines of the container that is to
+// blame. While the API server does not answer, it tries again. When ctx is canceled it returns at once. The statuses are
+// those that it saw last, in the order of the objects.
+func Watch(ctx context.Context, r Request, out io.Writer) ([]Status, error) {
+	timeout := cmp.Or(r.Timeout, DefaultTimeout)
+	return watch(ctx, r, time.Now().Add(timeout), timeout, newPrinter(out))
+}
+
+func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Duration, p *printer) ([]Status, error) {
+	w := &watcher{
+		reader:  &reader{client: r.Client, patience: r.Patience.withDefaults(), printer: p, denied: map[string]bool{}},
+		printer: p,
+		since:   map[string]time.Time{},
+		timeout: timeout,
+	}
+	for _, o := range r.Objects {
+		if !instant[o.GroupVersionKind().GroupKind()] {
+			w.statuses = append(w.statuses, Status{Object: o})
+		}
+	}
+	limited, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	server := outage{client: r.Client, printer: p}
+	for {
+		err := w.look(limited)
+		switch {
+		case ctx.Err() != nil:
+			return w.statuses, w.canceled(context.Cause(ctx))
+		case limited.Err() != nil:
+			// The causes are worth a little more time.
+			late, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			return w.statuses, w.overdue(late)
+		case server.again(limited, err):
+			continue
+		case err != nil && limited.Err() == nil:
+			return w.statuses, err
+		}
+		if failed := w.failed(time.Now()); len(failed) > 0 {
+			return w.statuses, w.failure(limited, failed)
+		}
+		if w.done() {
+			return w.statuses, nil
+		}
+		select {
+		case <-limited.Done():
+		case <-time.After(interval):
+		}
+	}
+}
+
+// watcher follows objects. It is used by one goroutine.
+type watcher struct {
+	reader   *reader
+	printer  *printer
+	statuses []Status
+	since    map[string]time.Time // when a trouble was first seen; see trouble.grace
+	timeout  time.Duration
+}
+
+// look reads the status of all objects that are not done, and prints those that changed.
+func (w *watcher) look(ctx context.Context) error {
+	for i := range w.statuses {
+		before := w.statuses[i]
+		if before.Done {
+			continue
+		}
+		s, err := w.reader.status(ctx, before.Object)
+		switch {
+		case apierrors.IsNotFound(err):
+			s = Status{Object: before.Object, Text: "is gone", troubles: []trouble{{key: "gone", cause: "was deleted while it was rolled out"}}}
+		case err != nil:
+			return err
+		}
+		w.statuses[i] = s
+		if s.Text != before.Text && s.Text != "" {
+			w.printer.linef("%s", s)
+		}
+	}
+	return nil
+}
+
+func (w *watcher) done() bool {
+	for _, s := range w.statuses {
+		if !s.Done {
+			return false
+		}
+	}
+	return true
+}
+
+// failure is a status with the trouble that ends its rollout.
+type failure struct {
+	Status
+	trouble trouble
+}
+
+// failed returns the objects with a trouble that has stayed for longer than its grace.
+func (w *watcher) failed(now time.Time) []failure {
+	var failed []failure
+	seen := map[string]time.Time{}
+	for _, s := range w.statuses {
+		certain := false
+		for _, t := range s.troubles {
+			key := objectKey(s.Object) + " " + t.key
+			first, ok := w.since[key]
+			if !ok {
+				first = now
+			}
+			seen[key] = first
+			if !certain && now.Sub(first) >= t.grace {
+				failed = append(failed, failure{s, t})
+				certain = true
+			}
+		}
+	}
+	w.since = seen
+	return failed
+}
+
+func objectKey(o manifest.Object) string {
+	return o.GroupVersionKind().GroupKind().String() + "/" + o.GetNamespace() + "/" + o.GetName()
+}
+
+// failure prints what is known of the failed objects and returns the sentence.
+func (w *watcher) failure(ctx context.Context, failed []failure) error {
+	sentences := make([]string, len(failed))
+	for i, f := range failed {
+		sentences[i] = fmt.Sprintf("%s: %s", f.Object, f.trouble.cause)
+		if f.Old != "" {
+			sentences[i] += "; " + f.Old
+		}
+		w.printer.linef("%s", sentences[i])
+		w.log(ctx, f)
+	}
+	message := sentences[0]
+	if more := len(failed) - 1; more > 0 {
+		message += fmt.Sprintf(" (and %d more of the objects fail)", more)
+	}
+	return &fault.Error{Code: fault.Failed, Message: message}
+}
+
+// log prints the last log lines of the container that is to blame, if one is.
+func (w *watcher) log(ctx context.Context, f failure) {
+	if f.trouble.container == "" || strings.HasPrefix(f.trouble.key, "pull/") || strings.HasPrefix(f.trouble.key, "create/") {
+		return
+	}
+	lines := w.reader.log(ctx, f.Object.GetNamespace(), f.trouble)
+	if len(lines) == 0 {
+		w.printer.linef("pod %s (container %s) wrote nothing to its log", f.trouble.pod, f.trouble.container)
+		return
+	}
+	w.printer.linef("the last lines of the log of pod %s (container %s):", f.trouble.pod, f.trouble.container)
+	for _, line := range lines {
+		w.printer.quote(line)
+	}
+}
+
+// overdue says what is not rolled out when the time is over, and why as far as it is known.
+func (w *watcher) overdue(ctx context.Context) error {
+	var failed []failure
+	for _, s := range w.statuses {
+		if s.Done {
+			continue
+		}
+		t := trouble{cause: cmp.Or(s.Text, "nothing could be read of it")}
+		if len(s.troubles) > 0 {
+			t = s.troubles[0]
+		}
+		t.cause = fmt.Sprintf("not rolled out within %s: %s", w.timeout, t.cause)
+		failed = append(failed, failure{s, t})
+	}
+	return w.failure(ctx, failed)
+}
+
+// canceled says in what state the cluster is left.
+func (w *watcher) canceled(cause error) error {
+	var pending []string
+	for _, s := range w.statuses {
+		if !s.Done && s.Text != "" {
+			pending = append(pending, s.String())
+		}
+	}
+	message := "the deployment was canceled while it was watched; the objects are applied, and the cluster goes on with them"
+	if len(pending) > 0 {
+		message += " (" + strings.Join(pending[:min(len(pending), 3)], "; ") + ")"
+	}
+	return &fault.Error{Code: fault.Failed, Message: message, Err: cause}
+}
