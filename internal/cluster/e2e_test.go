@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -106,6 +107,8 @@ func TestLife(t *testing.T) {
 	address := "http://" + c.Kubectl("get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}")
 
 	t.Run("Service", func(t *testing.T) {
+		// That the pods are ready and that the Service knows it are two things.
+		eventually(t, func() error { _, err := fetch(address); return err })
 		if got := get(t, address); !strings.HasPrefix(got, "hello from hello-") {
 			t.Errorf("from the host: %q", got)
 		}
@@ -261,6 +264,13 @@ func killComponent(t *testing.T, opts cluster.Options, name string) {
 			if err := syscall.Kill(c.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
+			// Until the kernel has got to it, the process looks fine.
+			eventually(t, func() error {
+				if slices.Contains(pids(t, opts), c.PID) {
+					return fmt.Errorf("%s still runs", name)
+				}
+				return nil
+			})
 			return
 		}
 	}

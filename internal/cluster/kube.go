@@ -97,8 +97,11 @@ func (k *kube) get(ctx context.Context, path string, into any) error {
 	return k.do(ctx, http.MethodGet, k.server+path, "", nil, into)
 }
 
-// getAt asks another address of the API server.
+// getAt asks another address of the API server. It gives up soon: a packet to a Service that nobody translates yet gets
+// lost, and TCP waits for a second before it sends another.
 func (k *kube) getAt(ctx context.Context, server, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
 	return k.do(ctx, http.MethodGet, server+path, "", nil, nil)
 }
 

@@ -289,30 +289,38 @@ func (l layout) startAll(ctx context.Context, s state, k *kube, say func(string,
 
 // ensure starts a component unless it runs, and waits until it does its work.
 func (l layout) ensure(ctx context.Context, c component) (started bool, err error) {
-	p, ok := l.running(c.name)
-	if !ok {
-		started = true
-		if err := l.clear(ctx, c); err != nil {
-			return false, err
-		}
-		if err := l.start(c.name, l.environment(c.name, os.Environ()), l.program(c.program), c.args...); err != nil {
-			return true, err
-		}
-		if p, ok = l.running(c.name); !ok {
-			return true, l.endedError(c)
-		}
+	err = l.await(ctx, c)
+	if !errors.Is(err, errEnded) {
+		return false, err
 	}
-	err = until(ctx, func() error {
-		err := c.probe(ctx)
-		if err != nil && !p.alive() {
-			return fatal{l.endedError(c)}
+	if err := l.clear(ctx, c); err != nil {
+		return false, err
+	}
+	if err := l.start(c.name, l.environment(c.name, os.Environ()), l.program(c.program), c.args...); err != nil {
+		return true, err
+	}
+	if err := l.await(ctx, c); errors.Is(err, errEnded) {
+		return true, fmt.Errorf("%s ended while it started; its log %s closes with: %s", c.name, l.log(c.name), lastLine(l.log(c.name)))
+	} else if err != nil {
+		return true, err
+	}
+	return true, nil
+}
+
+var errEnded = errors.New("it does not run")
+
+// await waits until a component does its work. It gives errEnded as soon as the component does not run.
+func (l layout) await(ctx context.Context, c component) error {
+	err := until(ctx, func() error {
+		if _, ok := l.running(c.name); !ok {
+			return fatal{errEnded}
 		}
-		return err
+		return c.probe(ctx)
 	})
 	if err != nil {
-		return started, fmt.Errorf("wait for %s: %w", c.name, err)
+		return fmt.Errorf("wait for %s: %w", c.name, err)
 	}
-	return started, nil
+	return nil
 }
 
 // clear makes way for a component: it waits until the last one is gone for good, and ends one whose number was never
@@ -342,10 +350,6 @@ func (l layout) clear(ctx context.Context, c component) error {
 		}
 	}
 	return nil
-}
-
-func (l layout) endedError(c component) error {
-	return fmt.Errorf("%s ended while it started; its log %s closes with: %s", c.name, l.log(c.name), lastLine(l.log(c.name)))
 }
 
 // lastLine reads the last line of a file, within its last 4096 bytes.
