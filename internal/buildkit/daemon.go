@@ -21,14 +21,13 @@ import (
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/worker"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
-
-	"slipway/internal/engine"
 )
 
 // DefaultKeepBytes bounds the cache when [Options.KeepBytes] is zero: 20 GB.
@@ -61,6 +60,7 @@ type Daemon struct {
 	records    *records
 	client     *client.Client
 
+	solves  solves
 	server  *grpc.Server
 	collect chan struct{}
 	stop    context.CancelFunc
@@ -121,7 +121,10 @@ func (d *Daemon) open(ctx context.Context, opts Options) (err error) {
 		return err
 	}
 	listener := bufconn.Listen(1 << 20)
-	d.server = grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20))
+	d.server = grpc.NewServer(
+		grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20), grpc.WaitForHandlers(true),
+		grpc.ChainUnaryInterceptor(d.solves.intercept, grpcerrors.UnaryServerInterceptor),
+		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
 	d.controller.Register(d.server)
 	d.running.Go(func() { _ = d.server.Serve(listener) })
 	d.client, err = client.New(ctx, "passthrough:///buildkit",
@@ -175,15 +178,6 @@ func (d *Daemon) newController(ctx context.Context, opts Options) (*control.Cont
 		GarbageCollect: d.worker.GarbageCollect,
 		GracefulStop:   ctx.Done(),
 	})
-}
-
-// Client is BuildKit's own client to this daemon. It is closed with it.
-func (d *Daemon) Client() *client.Client { return d.client }
-
-// Login returns the login for a registry's host: the first of auths that is for it, else that of a mirror there, else
-// an empty one.
-func (d *Daemon) Login(auths []engine.Auth, host string) engine.Auth {
-	return d.registries.login(auths, host)
 }
 
 // collectGarbage frees the space of what was removed. BuildKit collects only after it pruned something itself.

@@ -3,7 +3,7 @@
 // client talks to it over memory.
 //
 // Start reading at [Open]. A [Daemon] does two things: it is a store of images ([Daemon.Pull], [Daemon.Rootfs]), and it
-// solves builds for package image, through [Daemon.Client].
+// solves builds for package image ([Daemon.Solve]).
 //
 // # Who holds what
 //

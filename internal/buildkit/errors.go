@@ -78,13 +78,17 @@ type platformError struct{ has string }
 
 func (e *platformError) Error() string { return "the image is for " + e.has }
 
-func (d *Daemon) pullError(named reference.Named, ref string, err error, opts PullOptions) error {
-	host := reference.Domain(named)
-	login := d.registries.login(opts.Auths, host)
-	return &PullError{
-		Ref: ref, Host: host, Err: err, Kind: classify(err),
-		LoggedIn: login != engine.Auth{},
+// NewPullError explains err, which reaching the registry of ref gave: a pull, or a build that reported it as text.
+func NewPullError(ref string, err error, auths []engine.Auth) *PullError {
+	named, parseErr := parseReference(ref)
+	if parseErr != nil {
+		return &PullError{Ref: ref, Kind: BadReference, Err: parseErr}
 	}
+	e := &PullError{Ref: ref, Host: reference.Domain(named), Err: err, Kind: classify(err)}
+	for _, a := range auths {
+		e.LoggedIn = e.LoggedIn || CanonicalHost(a.Host) == e.Host
+	}
+	return e
 }
 
 func classify(err error) PullErrorKind {
@@ -106,14 +110,38 @@ func classify(err error) PullErrorKind {
 		case status.StatusCode >= 500 || status.StatusCode == http.StatusTooManyRequests:
 			return Unreachable
 		}
-	case strings.Contains(err.Error(), "no match for platform"):
-		return WrongPlatform
-	case strings.Contains(err.Error(), "no basic auth credentials"):
-		return Unauthorized
-	case errdefs.IsNotFound(err):
-		return ImageMissing
+	}
+	// Some have no type, and what crossed BuildKit's own API has lost it.
+	text := err.Error()
+	for _, known := range []struct {
+		says string
+		kind PullErrorKind
+	}{
+		{"no match for platform", WrongPlatform},
+		{"failed to find supported auth scheme", Unauthorized},
+		{"no basic auth credentials", Unauthorized},
+		{"authorization failed", Unauthorized},
+		{"401 Unauthorized", Unauthorized},
+		{"403 Forbidden", Unauthorized},
+		{"insufficient_scope", Unauthorized},
+		{"no such host", Unreachable},
+		{"connection refused", Unreachable},
+		{"connection reset", Unreachable},
+		{"no route to host", Unreachable},
+		{"network is unreachable", Unreachable},
+		{"i/o timeout", Unreachable},
+		{"TLS handshake timeout", Unreachable},
+		{"server gave HTTP response to HTTPS client", Unreachable},
+	} {
+		if strings.Contains(text, known.says) {
+			return known.kind
+		}
+	}
+	switch {
 	case networkError(err):
 		return Unreachable
+	case errdefs.IsNotFound(err), strings.HasSuffix(text, ": not found"):
+		return ImageMissing
 	}
 	return PullFailed
 }
@@ -130,16 +158,17 @@ func networkReason(err error) string {
 	if errors.As(err, &status) {
 		return "it answered " + status.Status
 	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
-		return "no such host"
-	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return errno.Error()
+	text := err.Error()
+	for _, known := range []string{
+		"no such host", "connection refused", "connection reset", "no route to host", "network is unreachable",
+		"server gave HTTP response to HTTPS client", "certificate",
+	} {
+		if strings.Contains(text, known) {
+			return known
+		}
 	}
 	var netErr net.Error
-	if errors.As(err, &netErr) && netErr.Timeout() {
+	if errors.As(err, &netErr) && netErr.Timeout() || strings.Contains(text, "timeout") {
 		return "timeout"
 	}
 	return "connection lost"

@@ -85,7 +85,7 @@ func (d *Daemon) Pull(ctx context.Context, ref string, opts PullOptions) (*Image
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("pull %s: %w", ref, context.Cause(ctx))
 		}
-		return nil, d.pullError(named, ref, err, opts)
+		return nil, NewPullError(ref, err, opts.Auths)
 	}
 	return img, nil
 }
