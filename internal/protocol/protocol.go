@@ -56,6 +56,8 @@ type Assignment struct {
 	Run     int64  `json:"run"`
 	Link    string `json:"link,omitempty"`
 	Trusted bool   `json:"trusted,omitempty"`
+	// Fork is true for the pull request of a fork: strangers wrote what runs.
+	Fork bool `json:"fork,omitempty"`
 
 	Job plan.Job `json:"job"`
 	// Secrets are those of the job's secrets that exist and that this run may have, by the names that the plan uses.

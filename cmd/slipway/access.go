@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"slipway/internal/auth"
+	"slipway/internal/fault"
+	"slipway/internal/forge"
+	"slipway/internal/forge/gitd"
+	"slipway/internal/registry"
+	"slipway/internal/store"
+)
+
+// access answers the questions of the git endpoint, the registry and the runner protocol by the same authority.
+type access struct {
+	authority *auth.Authority
+	repos     store.Repos
+}
+
+// git implements gitd.Options.Authorize.
+func (a access) git(ctx context.Context, repo, _, password string, write bool) error {
+	found, err := a.repos.FindRepo(ctx, repo)
+	known := err == nil
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if password == "" {
+		if known && !found.Private && !write {
+			return nil
+		}
+		return gitd.ErrUnauthorized
+	}
+	who, err := a.authority.Find(ctx, password)
+	if f := fault.Of(err); f != nil && f.Code == fault.Unauthorized {
+		return gitd.ErrUnauthorized
+	}
+	switch {
+	case err != nil:
+		return err
+	case write && who.Manages(repo), !write && (who.Reads(repo) || known && !found.Private):
+		if !known {
+			return forge.ErrNotFound
+		}
+		return nil
+	}
+	return forge.ErrDenied
+}
+
+// Access implements [registry.Authority].
+func (a access) Access(ctx context.Context, _, password string) (registry.Grants, error) {
+	if password == "" {
+		return nil, registry.ErrCredentials
+	}
+	who, err := a.authority.Find(ctx, password)
+	if f := fault.Of(err); f != nil && f.Code == fault.Unauthorized {
+		return nil, registry.ErrCredentials
+	}
+	if err != nil {
+		return nil, err
+	}
+	return grants{who}, nil
+}
+
+// grants are what somebody may do in the registry.
+type grants struct{ auth.Principal }
+
+// Subject implements [registry.Grants].
+func (g grants) Subject() string { return g.Name }
+
+// Allows implements [registry.Grants].
+func (g grants) Allows(repository string, action registry.Action) bool {
+	if action == registry.Pull {
+		return g.Pulls(repository)
+	}
+	return g.Pushes(repository)
+}
+
+// runner checks that a request of the runner protocol comes from a runner.
+func (a access) runner(r *http.Request) error {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return fault.New(fault.Unauthorized, "a runner shows its token")
+	}
+	who, err := a.authority.Find(r.Context(), token)
+	if err != nil {
+		return err
+	}
+	if !who.Runner() {
+		return fault.New(fault.Forbidden, "the token %q is not a runner's; make one by: slipway token create NAME --scope runner", who.Name)
+	}
+	return nil
+}

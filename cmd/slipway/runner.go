@@ -1,0 +1,310 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"slipway/internal/buildkit"
+	"slipway/internal/cluster"
+	"slipway/internal/engine/host"
+	"slipway/internal/engine/oci"
+	"slipway/internal/fault"
+	"slipway/internal/image"
+	"slipway/internal/protocol"
+	"slipway/internal/runner"
+	"slipway/internal/shim/bin"
+)
+
+// defaultData is the data folder of a server for which no other is named.
+const defaultData = "/var/lib/slipway/server"
+
+// runnerOptions are the flags of `slipway runner`.
+type runnerOptions struct {
+	server    string
+	tokenFile string
+	data      string
+	// What follows is also given to `slipway server`, for its own runner.
+	name       string
+	engine     string
+	runc       string
+	kubeconfig string
+	mirrors    []string
+	insecure   []string
+	labels     map[string]string
+	capacity   int
+}
+
+func newRunnerCommand() *cobra.Command {
+	var opts runnerOptions
+	cmd := &cobra.Command{
+		Use:   "runner",
+		Short: "Claim jobs of a server and run them on this machine",
+		Long: `Claim jobs of a server and run them on this machine. When the runner is stopped or killed, steps that run go on;
+the next start finds them again.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runRunner(cmd.Context(), opts, cmd.ErrOrStderr()) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&opts.server, "server", "http://127.0.0.1:7070", "root of the server")
+	flags.StringVar(&opts.tokenFile, "token-file", "", "file with a token of the scope runner")
+	flags.StringVar(&opts.data, "data", "/var/lib/slipway/runner", "folder of everything that the runner keeps")
+	opts.addEngineFlags(flags)
+	return cmd
+}
+
+func (o *runnerOptions) addEngineFlags(flags *pflag.FlagSet) {
+	hostname, _ := os.Hostname() // a runner may be called "" too
+	flags.StringVar(&o.name, "name", hostname, "name of the runner")
+	flags.StringVar(&o.engine, "engine", "oci", "oci: containers on this machine; host: plain processes, for trusted repos only")
+	flags.StringVar(&o.runc, "runc", defaultRunc(), "the runc program")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", defaultKubeconfig(), "kubeconfig file of the cluster that deploy steps without one use")
+	flags.StringArrayVar(&o.mirrors, "mirror", nil, "HOST=URL: ask the registry at URL for images of the registry HOST first (own registry for docker.io: always)")
+	flags.StringArrayVar(&o.insecure, "insecure-registry", nil, "host of a registry that is spoken to over plain HTTP")
+	flags.StringToStringVar(&o.labels, "label", nil, "key=value that jobs may ask for")
+	flags.IntVar(&o.capacity, "capacity", 2, "jobs at once")
+}
+
+// args are the flags that make a runner with these options.
+func (o runnerOptions) args() []string {
+	args := []string{
+		"runner", "--server", o.server, "--token-file", o.tokenFile, "--data", o.data, "--name", o.name,
+		"--engine", o.engine, "--runc", o.runc, "--kubeconfig", o.kubeconfig, "--capacity", strconv.Itoa(o.capacity),
+	}
+	for _, m := range o.mirrors {
+		args = append(args, "--mirror", m)
+	}
+	for _, h := range o.insecure {
+		args = append(args, "--insecure-registry", h)
+	}
+	for k, v := range o.labels {
+		args = append(args, "--label", k+"="+v)
+	}
+	return args
+}
+
+// defaultRunc is the runc beside this program, as `make` puts it there, or else the one on PATH.
+func defaultRunc() string {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "runc")
+		if _, err := os.Stat(beside); err == nil {
+			return beside
+		}
+	}
+	return "runc"
+}
+
+// defaultKubeconfig is $KUBECONFIG, or else that of the cluster on this machine.
+func defaultKubeconfig() string {
+	if file := os.Getenv("KUBECONFIG"); file != "" {
+		return file
+	}
+	return filepath.Join(cluster.DefaultData, "kubeconfig")
+}
+
+// runRunner is the whole runner.
+func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err error) {
+	log := slog.New(slog.NewTextHandler(stderr, nil)).With("runner", opts.name)
+	token, err := os.ReadFile(opts.tokenFile)
+	if err != nil {
+		return fault.New(fault.Invalid, "the runner's token cannot be read: %w; name its file by --token-file", err)
+	}
+	if err := os.MkdirAll(opts.data, 0o700); err != nil {
+		return fault.New(fault.Invalid, "the data folder cannot be made: %w; choose another by --data", err)
+	}
+	unlock, err := lockFile(filepath.Join(opts.data, "lock"))
+	if err != nil {
+		return fault.New(fault.Conflict, "another slipway runner uses %s: %w", opts.data, err)
+	}
+	defer unlock()
+	server := &protocol.Client{
+		URL: opts.server, Token: strings.TrimSpace(string(token)),
+		HTTP: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute}},
+	}
+
+	wired := runner.Options{
+		Name: opts.name, OS: runtime.GOOS, Arch: runtime.GOARCH, Labels: opts.labels,
+		Dir: filepath.Join(opts.data, "jobs"), Server: server, Capacity: opts.capacity, Log: log,
+		Kubeconfig: opts.kubeconfig,
+	}
+	shimBinary, err := bin.Install(filepath.Join(opts.data, "bin"))
+	if err != nil {
+		return fmt.Errorf("unpack the shim: %w", err)
+	}
+	switch opts.engine {
+	case "host":
+		wired.Engine, err = host.New(host.Options{Dir: filepath.Join(opts.data, "host"), Shim: shimBinary})
+	case "oci":
+		mirrors, mirrorErr := parseMirrors(opts)
+		if mirrorErr != nil {
+			return mirrorErr
+		}
+		var daemon *buildkit.Daemon
+		daemon, err = buildkit.Open(ctx, buildkit.Options{
+			Dir: filepath.Join(opts.data, "buildkit"), Runc: opts.runc, Mirrors: mirrors, Insecure: opts.insecure,
+		})
+		if err != nil {
+			return fault.New(fault.Unavailable, "%w", err)
+		}
+		defer func() { err = errors.Join(err, daemon.Close()) }()
+		wired.Images = image.NewBuilder(daemon)
+		wired.Engine, err = oci.New(oci.Options{Dir: filepath.Join(opts.data, "oci"), Runc: opts.runc, Shim: shimBinary, Images: daemon})
+	default:
+		return fault.New(fault.Invalid, "there is no engine %q; use oci or host", opts.engine)
+	}
+	if err != nil {
+		return fault.New(fault.Unavailable, "%w", err)
+	}
+	defer func() { err = errors.Join(err, wired.Engine.Close()) }()
+	return runner.New(wired).Run(ctx)
+}
+
+// parseMirrors reads --mirror. The server's own registry is always the last mirror of Docker Hub: it has what was put
+// below mirror/docker.io/.
+func parseMirrors(opts runnerOptions) (map[string][]buildkit.Mirror, error) {
+	mirrors := map[string][]buildkit.Mirror{}
+	for _, m := range opts.mirrors {
+		of, address, ok := strings.Cut(m, "=")
+		u, err := url.Parse(address)
+		if !ok || err != nil || u.Host == "" {
+			return nil, fault.New(fault.Invalid, "--mirror %q is not HOST=URL, such as docker.io=https://mirror.example.com", m)
+		}
+		mirrors[of] = append(mirrors[of], buildkit.Mirror{URL: address})
+	}
+	token, err := os.ReadFile(opts.tokenFile)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "the runner's token cannot be read: %w", err)
+	}
+	mirrors["docker.io"] = append(mirrors["docker.io"], buildkit.Mirror{
+		URL: opts.server + "/mirror/docker.io", Username: "runner", Password: strings.TrimSpace(string(token)),
+	})
+	return mirrors, nil
+}
+
+// lockFile takes the lock of a data folder, or says which process has it.
+func lockFile(path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		holder, _ := io.ReadAll(io.LimitReader(file, 32))
+		file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w, process %s", errLocked, strings.TrimSpace(string(holder)))
+		}
+		return nil, err
+	}
+	if err := file.Truncate(0); err == nil {
+		_, err = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return func() { file.Close() }, nil
+}
+
+var errLocked = errors.New("it is in use")
+
+// superviseRunner keeps a runner running beside the server until ctx is done, and then stops it; its steps go on. A
+// runner that an earlier server left is kept: it is found by its lock.
+func superviseRunner(ctx context.Context, opts runnerOptions, log *slog.Logger) error {
+	if err := os.MkdirAll(opts.data, 0o700); err != nil {
+		return fmt.Errorf("make the runner's folder: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	lock := filepath.Join(opts.data, "lock")
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		if unlock, err := lockFile(lock); errors.Is(err, errLocked) {
+			log.Info("a runner is there already; keeping it")
+			if pid := awaitUnlock(ctx, lock); ctx.Err() != nil {
+				stopProcess(pid, lock)
+				return nil
+			}
+			continue
+		} else if err == nil {
+			unlock()
+		}
+		cmd := exec.Command(self, opts.args()...)
+		cmd.Stderr = os.Stderr
+		// A session of its own: what ends this process, Ctrl-C included, does not reach it.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		started := time.Now()
+		if err := cmd.Start(); err != nil {
+			return fmt.Errorf("start the runner: %w", err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case <-ctx.Done():
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				return nil // it has ended by itself
+			}
+			select {
+			case <-ended:
+			case <-time.After(10 * time.Second):
+				log.Warn("the runner does not stop; leaving it", "pid", cmd.Process.Pid)
+			}
+			return nil
+		case err := <-ended:
+			if time.Since(started) > time.Minute {
+				wait = time.Second
+			}
+			log.Error("the runner ended; starting it again", "error", err, "in", wait)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// awaitUnlock waits until nobody holds the lock or ctx is done, and returns the process that held it.
+func awaitUnlock(ctx context.Context, lock string) (pid int) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text, _ := os.ReadFile(lock) // it is there: somebody holds it
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+		unlock, err := lockFile(lock)
+		if err == nil {
+			unlock()
+			return pid
+		}
+		select {
+		case <-ctx.Done():
+			return pid
+		case <-tick.C:
+		}
+	}
+}
+
+// stopProcess asks the holder of the lock to stop and waits a little for it.
+func stopProcess(pid int, lock string) {
+	if pid <= 1 || syscall.Kill(pid, syscall.SIGTERM) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	awaitUnlock(ctx, lock)
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"slipway/internal/auth"
+	"slipway/internal/blob"
+	"slipway/internal/ci"
+	"slipway/internal/fault"
+	"slipway/internal/flow"
+	"slipway/internal/forge"
+	"slipway/internal/forge/gitd"
+	"slipway/internal/forge/gitea"
+	"slipway/internal/plan"
+	"slipway/internal/protocol"
+	"slipway/internal/registry"
+	"slipway/internal/runlog"
+	"slipway/internal/secret"
+	"slipway/internal/store/sqlstore"
+	"slipway/internal/version"
+	"slipway/internal/web"
+)
+
+// serverOptions are the flags of `slipway server`.
+type serverOptions struct {
+	data     string
+	listen   string
+	url      string
+	database string
+	noRunner bool
+	timeout  time.Duration
+	runner   runnerOptions
+}
+
+func newServerCommand() *cobra.Command {
+	var opts serverOptions
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Serve everything: API, pages, git, webhooks, registry, queue, and a runner beside it",
+		Long: `Serve everything on one address: the API and the pages, the git endpoint, the forges' webhooks, the image registry
+and the queue of jobs. Unless --no-runner is given, a runner is started beside it as a process of its own; killing
+or restarting the server does not touch the steps that it runs.
+
+The first start makes an admin's token and writes it to the file admin-token in the data folder.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runServer(cmd.Context(), opts, cmd.ErrOrStderr()) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&opts.data, "data", defaultData, "folder of everything that the server keeps")
+	flags.StringVar(&opts.listen, "listen", "127.0.0.1:7070", "address to listen on")
+	flags.StringVar(&opts.url, "url", "", "root under which people, forges and images reach the server (default http://ADDRESS of --listen)")
+	flags.StringVar(&opts.database, "database", "", "postgres://... or a path of an SQLite file (default DATA/slipway.db)")
+	flags.BoolVar(&opts.noRunner, "no-runner", false, "start no runner beside the server")
+	flags.DurationVar(&opts.timeout, "timeout", time.Hour, "limit of a job whose repo sets none")
+	opts.runner.addEngineFlags(flags)
+	return cmd
+}
+
+// runServer is the whole server, from its data folder to its last request.
+func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err error) {
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+
+	// The address first: a second server of the same data finds it taken, and has touched nothing.
+	if err := os.MkdirAll(opts.data, 0o700); err != nil {
+		return fault.New(fault.Invalid, "the data folder cannot be made: %w; choose another by --data", err)
+	}
+	unlock, err := lockFile(filepath.Join(opts.data, "lock"))
+	if err != nil {
+		return fault.New(fault.Conflict, "another slipway server uses %s: %w", opts.data, err)
+	}
+	defer unlock()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.listen)
+	if err != nil {
+		return fault.New(fault.Conflict, "cannot listen on %s: %w; choose another address by --listen", opts.listen, err)
+	}
+	defer listener.Close()
+	inside := "http://" + listener.Addr().String()
+	if opts.url == "" {
+		opts.url = inside
+	}
+	root, err := url.Parse(strings.TrimSuffix(opts.url, "/"))
+	if err != nil || root.Host == "" || root.Path != "" || root.Scheme != "http" && root.Scheme != "https" {
+		return fault.New(fault.Invalid, "--url %q is not the root of a server, such as https://slipway.example.com", opts.url)
+	}
+
+	// What it remembers.
+	if opts.database == "" {
+		opts.database = filepath.Join(opts.data, "slipway.db")
+	}
+	db, err := sqlstore.Open(ctx, opts.database)
+	if err != nil {
+		return fault.New(fault.Unavailable, "%w", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	sealer, err := secret.OpenKey(filepath.Join(opts.data, "secret.key"))
+	if err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	tokenKey, err := loadKey(filepath.Join(opts.data, "token.key"))
+	if err != nil {
+		return err
+	}
+	blobs, err := blob.OpenDir(filepath.Join(opts.data, "blobs"))
+	if err != nil {
+		return fault.New(fault.Unavailable, "%w", err)
+	}
+	logs, err := runlog.Open(ctx, filepath.Join(opts.data, "logs"), blobs, runlog.Options{})
+	if err != nil {
+		return fault.New(fault.Unavailable, "%w", err)
+	}
+	defer logs.Close()
+	authority := &auth.Authority{Tokens: db, Jobs: db, Key: tokenKey, Now: time.Now}
+
+	// What it serves. The flow and the git endpoint know each other: a push becomes a run.
+	access := access{authority: authority, repos: db}
+	var runs *flow.Flow
+	git, err := gitd.Open(ctx, gitd.Options{
+		Dir: filepath.Join(opts.data, "git"), URL: root.String() + "/git", Log: log,
+		Authorize: access.git,
+		OnPush: func(ctx context.Context, repo string, events []ci.Event, out io.Writer) {
+			announce(ctx, runs, repo, events, out)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("open the git endpoint: %w", err)
+	}
+	defer git.Close()
+	runs = flow.New(flow.Options{
+		Store: db, Logs: logs, Sealer: sealer, Auth: authority, Log: log,
+		Forges: map[string]forge.Forge{gitd.Kind: git, gitea.Kind: gitea.New()},
+		System: plan.System{Proto: root.Scheme, Host: root.Host, Registry: root.Host, Version: version.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
+		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout,
+	})
+	images, err := registry.New(registry.Options{
+		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: tokenKey,
+		Hosts: []string{root.Host, listener.Addr().String()}, Log: log,
+	})
+	if err != nil {
+		return fmt.Errorf("open the registry: %w", err)
+	}
+	if err := firstTokens(ctx, authority, opts.data, log); err != nil {
+		return err
+	}
+	if err := runs.Recover(ctx); err != nil {
+		return err
+	}
+
+	mux := http.NewServeMux()
+	mux.Handle("/v2/", images)
+	mux.Handle("/jwt/auth", images)
+	mux.Handle("/git/", http.StripPrefix("/git", git))
+	mux.Handle(protocol.PathPrefix, protocol.Handler(runs, access.runner))
+	mux.Handle("/", web.New(web.Options{Flow: runs, Store: db, Logs: logs, Auth: authority, Log: log}))
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve on %s: %w", opts.listen, err)
+		}
+		return nil
+	})
+	group.Go(func() error { runs.Run(ctx); return nil })
+	group.Go(func() error { sweep(ctx, images, log); return nil })
+	if !opts.noRunner {
+		opts.runner.server, opts.runner.data = inside, filepath.Join(opts.data, "runner")
+		opts.runner.tokenFile = filepath.Join(opts.data, "runner-token")
+		group.Go(func() error { return superviseRunner(ctx, opts.runner, log) })
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		// Followers of logs and waiting runners hold their connections for long; they come back by themselves.
+		if err := server.Shutdown(grace); err != nil {
+			server.Close()
+		}
+		return runs.Close(grace)
+	})
+	log.Info("slipway server", "version", version.Version(), "url", root.String(), "data", opts.data)
+	return group.Wait()
+}
+
+// announce makes runs of what was pushed, and tells the pusher of them.
+func announce(ctx context.Context, runs *flow.Flow, repo string, events []ci.Event, out io.Writer) {
+	for _, event := range events {
+		run, skip, err := runs.Accept(ctx, repo, event)
+		switch {
+		case err != nil:
+			fmt.Fprintf(out, "Slipway: no run: %s\n", fault.Of(err).Message)
+		case skip != "":
+			fmt.Fprintf(out, "Slipway: no run, the commit says %s\n", skip)
+		case run.Status == ci.Error:
+			fmt.Fprintf(out, "Slipway: run %d cannot start:\n%s\n%s\n", run.Number, run.Message, runs.Link(repo, run.Number))
+		case run.Status == ci.Skipped:
+			fmt.Fprintf(out, "Slipway: run %d has nothing to do: %s\n", run.Number, run.Message)
+		default:
+			fmt.Fprintf(out, "Slipway: run %d: %s\n", run.Number, runs.Link(repo, run.Number))
+		}
+		for _, warning := range run.Warnings {
+			fmt.Fprintf(out, "%s\n", warning)
+		}
+	}
+}
+
+// sweep removes what clients of the registry left unfinished, now and then.
+func sweep(ctx context.Context, images *registry.Handler, log *slog.Logger) {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		if swept, err := images.Sweep(ctx); err != nil && ctx.Err() == nil {
+			log.Error("sweep unfinished uploads", "error", err)
+		} else if swept > 0 {
+			log.Info("swept unfinished uploads", "uploads", swept)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// firstTokens makes the tokens of the admin and of the server's own runner, once.
+func firstTokens(ctx context.Context, authority *auth.Authority, data string, log *slog.Logger) error {
+	for _, first := range []struct{ file, name, scope string }{
+		{"admin-token", "admin", auth.ScopeAdmin},
+		{"runner-token", "own runner", auth.ScopeRunner},
+		{"pull-token", "own cluster", auth.ScopePull},
+	} {
+		path := filepath.Join(data, first.file)
+		if text, err := os.ReadFile(path); err == nil {
+			if _, err := authority.Find(ctx, strings.TrimSpace(string(text))); err == nil {
+				continue
+			}
+		}
+		text, _, err := authority.Create(ctx, first.name, []string{first.scope}, time.Time{})
+		if err != nil {
+			return fmt.Errorf("make the token %s: %w", first.name, err)
+		}
+		if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+			return fmt.Errorf("write the token %s: %w", first.name, err)
+		}
+		log.Info("made a token", "name", first.name, "file", path)
+	}
+	return nil
+}
+
+// loadKey reads a key of 32 random bytes, which the first start makes.
+func loadKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		key = make([]byte, 32)
+		_, _ = rand.Read(key) // it never fails, says its documentation
+		return key, os.WriteFile(path, key, 0o600)
+	}
+	if err == nil && len(key) != 32 {
+		err = fmt.Errorf("%s has %d bytes, and a key has 32; restore it from a backup", path, len(key))
+	}
+	return key, err
+}

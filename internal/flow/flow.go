@@ -1,0 +1,197 @@
+// Package flow is what happens between a push and its result, in order: [Flow.Accept] turns an event into a run with a
+// plan, [Flow.Next] decides which jobs may start, [Flow.Claim] and its siblings serve the runners, and [Flow.Finish]
+// ends a job and begins what comes after it. Read this package first; docs/one-run.md walks through it.
+//
+// All state is in the store, so that a server which is killed at any moment goes on where it was: [Flow.Recover].
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"slipway/internal/auth"
+	"slipway/internal/ci"
+	"slipway/internal/fault"
+	"slipway/internal/forge"
+	"slipway/internal/plan"
+	"slipway/internal/runlog"
+	"slipway/internal/secret"
+	"slipway/internal/store"
+)
+
+// Options say what a flow is made of.
+type Options struct {
+	Store  store.Store
+	Logs   *runlog.Logs
+	Sealer *secret.Sealer
+	Auth   *auth.Authority
+	// Forges are the adapters by [ci.Repo.Forge].
+	Forges map[string]forge.Forge
+	// System is what pipelines may know of the server.
+	System plan.System
+	// URL is the server's root as people and forges reach it. Inside is how runners' machines reach it; empty means URL.
+	URL    string
+	Inside string
+	// Registry is the host of the own registry, as images name it.
+	Registry string
+	// Timeout bounds jobs whose repo and plan set no limit; 0 means an hour.
+	Timeout time.Duration
+	Log     *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Flow carries events to results. It may be used concurrently; [Flow.Close] waits for what it does in the background.
+type Flow struct {
+	Options
+	changes  changes
+	reporter reporter
+}
+
+// leaseTime is how long a runner may be silent before its job is given up: long enough for a server to be updated.
+const leaseTime = 5 * time.Minute
+
+// New returns a flow.
+func New(opts Options) *Flow {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Timeout == 0 {
+		opts.Timeout = time.Hour
+	}
+	if opts.Inside == "" {
+		opts.Inside = opts.URL
+	}
+	f := &Flow{Options: opts}
+	f.reporter = reporter{report: f.report, log: opts.Log, pending: map[int64]*ci.Run{}}
+	return f
+}
+
+// Close waits until the statuses that are on their way to forges have arrived, or ctx is done.
+func (f *Flow) Close(ctx context.Context) error { return f.reporter.close(ctx) }
+
+// Recover takes up what a server that was killed left: runs without a plan get theirs, jobs that may start become
+// pending, and forges are told again. It is called once, before anything else. Leases get time anew, because their
+// runners could not renew them while the server was away.
+func (f *Flow) Recover(ctx context.Context) error {
+	runs, err := f.Store.ListRuns(ctx, store.RunFilter{Unfinished: true})
+	if err != nil {
+		return fmt.Errorf("look for unfinished runs: %w", err)
+	}
+	for _, found := range runs {
+		run, err := f.Store.FindRun(ctx, found.Repo, found.Number)
+		if err != nil {
+			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
+		}
+		if len(run.Jobs) == 0 {
+			if _, err := f.prepare(ctx, run); err != nil {
+				return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
+			}
+			continue
+		}
+		now := f.Now()
+		if _, err := f.Store.UpdateRun(ctx, run.ID, func(d *store.Draft) error {
+			for i := range d.Jobs {
+				if d.Jobs[i].Status == ci.Running {
+					d.Jobs[i].Lease.Until = now.Add(leaseTime)
+				}
+			}
+			return nil
+		}); err != nil {
+			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
+		}
+		if _, err := f.Next(ctx, run.ID); err != nil {
+			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
+		}
+	}
+	recent, err := f.Store.ListRuns(ctx, store.RunFilter{})
+	if err != nil {
+		return fmt.Errorf("look for recent runs: %w", err)
+	}
+	for _, run := range recent {
+		if f.Now().Sub(run.Finished) < time.Hour {
+			f.reporter.put(run)
+		}
+	}
+	if len(runs) > 0 {
+		f.Log.Info("found unfinished runs", "runs", len(runs))
+	}
+	return nil
+}
+
+// Run expires leases until ctx is done.
+func (f *Flow) Run(ctx context.Context) {
+	tick := time.NewTicker(leaseTime / 10)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := f.expire(ctx); err != nil && ctx.Err() == nil {
+				f.Log.Error("give up jobs whose runner is silent", "error", err)
+			}
+		}
+	}
+}
+
+// findRepo returns a repo, or a fault for people.
+func (f *Flow) findRepo(ctx context.Context, name string) (ci.Repo, error) {
+	repo, err := f.Store.FindRepo(ctx, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return ci.Repo{}, fault.New(fault.NotFound, "there is no repo %q; slipway repo list shows those that there are", name)
+	}
+	return repo, err
+}
+
+// FindRun returns a run with its jobs, or a fault for people.
+func (f *Flow) FindRun(ctx context.Context, repo string, number int64) (ci.Run, error) {
+	run, err := f.Store.FindRun(ctx, repo, number)
+	if errors.Is(err, store.ErrNotFound) {
+		return ci.Run{}, fault.New(fault.NotFound, "%s has no run %d", repo, number)
+	}
+	return run, err
+}
+
+// Link returns the address of a run's page.
+func (f *Flow) Link(repo string, number int64) string {
+	return fmt.Sprintf("%s/%s/runs/%d", f.URL, repo, number)
+}
+
+// changes tells followers that something changed.
+type changes struct {
+	mu        sync.Mutex
+	followers map[chan int64]struct{}
+}
+
+// Changes returns a channel of the IDs of runs that change from now on, until stop is called. A follower that is slow
+// misses IDs rather than holding anybody up: after each receipt it looks at the state, not at the history.
+func (f *Flow) Changes() (ids <-chan int64, stop func()) {
+	c := make(chan int64, 64)
+	f.changes.mu.Lock()
+	defer f.changes.mu.Unlock()
+	if f.changes.followers == nil {
+		f.changes.followers = map[chan int64]struct{}{}
+	}
+	f.changes.followers[c] = struct{}{}
+	return c, func() {
+		f.changes.mu.Lock()
+		defer f.changes.mu.Unlock()
+		delete(f.changes.followers, c)
+	}
+}
+
+func (f *Flow) changed(run ci.Run) {
+	f.changes.mu.Lock()
+	defer f.changes.mu.Unlock()
+	for c := range f.changes.followers {
+		select {
+		case c <- run.ID:
+		default:
+		}
+	}
+}

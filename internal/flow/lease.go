@@ -1,0 +1,346 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"slipway/internal/auth"
+	"slipway/internal/ci"
+	"slipway/internal/engine"
+	"slipway/internal/fault"
+	"slipway/internal/plan"
+	"slipway/internal/protocol"
+	"slipway/internal/runlog"
+	"slipway/internal/secret"
+	"slipway/internal/store"
+)
+
+var _ protocol.Server = (*Flow)(nil)
+
+// pollTime is how long a claim waits for a job before it is answered with none.
+const pollTime = 20 * time.Second
+
+// Claim implements [protocol.Server].
+func (f *Flow) Claim(ctx context.Context, claim protocol.Claim) (*protocol.Assignment, error) {
+	ctx, cancel := context.WithTimeout(ctx, pollTime)
+	defer cancel()
+	changes, stop := f.Changes()
+	defer stop()
+	for {
+		token := auth.NewToken()
+		now := f.Now()
+		run, jobID, err := f.Store.Claim(ctx, store.Claim{
+			Runner: claim.Runner, OS: claim.OS, Arch: claim.Arch, Labels: claim.Labels, Now: now,
+			Lease: ci.Lease{Hash: auth.Hash(token), Until: now.Add(leaseTime)},
+		})
+		switch {
+		case err == nil:
+			run, err := f.Next(ctx, run.ID) // the run is running now
+			if err != nil {
+				return nil, err
+			}
+			return f.assignment(ctx, run, jobID, token)
+		case ctx.Err() != nil:
+			return nil, nil
+		case !errors.Is(err, store.ErrNotFound):
+			return nil, fmt.Errorf("claim a job: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-changes:
+		}
+	}
+}
+
+// Resume implements [protocol.Server].
+func (f *Flow) Resume(ctx context.Context, lease string) (*protocol.Assignment, error) {
+	run, jobID, err := f.leased(ctx, lease)
+	if err != nil {
+		return nil, err
+	}
+	return f.assignment(ctx, run, jobID, lease)
+}
+
+// Renew implements [protocol.Server].
+func (f *Flow) Renew(ctx context.Context, lease string) (protocol.Renewal, error) {
+	run, jobID, err := f.leased(ctx, lease)
+	if err != nil {
+		return protocol.Renewal{}, err
+	}
+	job := jobOf(&run, jobID)
+	now := f.Now()
+	until := job.Lease.Until
+	if until.Sub(now) < leaseTime*2/3 { // runners ask often; a write each time would be a waste
+		until = now.Add(leaseTime)
+		if _, err := f.Store.UpdateRun(ctx, run.ID, func(d *store.Draft) error {
+			d.Job(jobID).Lease.Until = until
+			return nil
+		}); err != nil {
+			return protocol.Renewal{}, fmt.Errorf("renew a lease: %w", err)
+		}
+	}
+	return protocol.Renewal{Until: until, Cancel: job.Cancel}, nil
+}
+
+// Append implements [protocol.Server].
+func (f *Flow) Append(ctx context.Context, lease string, events []protocol.Event) error {
+	run, jobID, err := f.leased(ctx, lease)
+	if err != nil {
+		return err
+	}
+	job := jobOf(&run, jobID)
+	quiet := true // only logs, which change no state
+	for _, e := range events {
+		quiet = quiet && e.Log != nil
+		if err := f.appendLog(ctx, job, e); err != nil {
+			return err
+		}
+	}
+	if quiet {
+		return nil
+	}
+	_, err = f.update(ctx, run.ID, func(d *store.Draft) error {
+		job := d.Job(jobID)
+		if job.Status != ci.Running {
+			return protocol.ErrLeaseLost
+		}
+		for _, e := range events {
+			if e.Seq <= job.Lease.Seq {
+				continue
+			}
+			if err := apply(d, job, e); err != nil {
+				return err
+			}
+			job.Lease.Seq = e.Seq
+		}
+		return nil
+	})
+	return err
+}
+
+// appendLog stores what an event says to the log of its step.
+func (f *Flow) appendLog(ctx context.Context, job *ci.Job, e protocol.Event) error {
+	var err error
+	switch {
+	case e.Log != nil:
+		if e.Log.Step < 1 || e.Log.Step > len(job.Steps) {
+			return fault.New(fault.Invalid, "job %d has no step %d", job.ID, e.Log.Step)
+		}
+		err = f.Logs.Append(ctx, job.ID, e.Log.Step, e.Log.Offset, e.Log.Data)
+	case e.End != nil:
+		err = f.Logs.Finish(ctx, job.ID, e.End.Step)
+	}
+	var gap runlog.GapError
+	if errors.As(err, &gap) || errors.Is(err, runlog.ErrFinished) { // asking again would not mend it
+		return fault.New(fault.Conflict, "the log of job %d does not go on where the runner thinks: %w", job.ID, err)
+	}
+	return err
+}
+
+// apply brings a job up to date with one event.
+func apply(d *store.Draft, job *ci.Job, e protocol.Event) error {
+	stepAt := func(number int) (*ci.Step, error) {
+		if number < 1 || number > len(job.Steps) {
+			return nil, fault.New(fault.Invalid, "job %d has no step %d", job.ID, number)
+		}
+		return &job.Steps[number-1], nil
+	}
+	switch {
+	case e.Start != nil:
+		step, err := stepAt(e.Start.Step)
+		if err != nil {
+			return err
+		}
+		step.Status, step.Started = ci.Running, e.Time
+	case e.End != nil:
+		step, err := stepAt(e.End.Step)
+		if err != nil {
+			return err
+		}
+		if !e.End.Status.Done() {
+			return fault.New(fault.Invalid, "%q is not how a step can end", e.End.Status)
+		}
+		step.Status, step.ExitCode, step.Message = e.End.Status, e.End.ExitCode, e.End.Message
+		if !step.Started.IsZero() {
+			step.Finished = e.Time
+		}
+	case e.Image != nil:
+		if !slices.Contains(d.Images, e.Image.Image) {
+			d.Images = append(d.Images, e.Image.Image)
+		}
+	}
+	return nil
+}
+
+// Finish implements [protocol.Server].
+func (f *Flow) Finish(ctx context.Context, lease string, outcome protocol.Outcome) error {
+	if !outcome.Status.Done() {
+		return fault.New(fault.Invalid, "%q is not how a job can end", outcome.Status)
+	}
+	run, jobID, err := f.leased(ctx, lease)
+	if err != nil {
+		return err
+	}
+	return f.endJob(ctx, run.ID, jobID, outcome)
+}
+
+// endJob ends a running job, whoever says so, and puts its logs away.
+func (f *Flow) endJob(ctx context.Context, runID, jobID int64, outcome protocol.Outcome) error {
+	run, err := f.update(ctx, runID, func(d *store.Draft) error {
+		job := d.Job(jobID)
+		if job.Status != ci.Running {
+			return protocol.ErrLeaseLost
+		}
+		job.Status, job.Finished = outcome.Status, outcome.Time
+		if !job.Cancel || outcome.Status != ci.Canceled { // who canceled it stands in the message already
+			job.Message = outcome.Message
+		}
+		job.Lease = ci.Lease{}
+		endSteps(job, outcome.Status, outcome.Time)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.Logs.Archive(ctx, jobID); err != nil {
+		f.Log.Error("archive logs; they stay readable where they are", "repo", run.Repo, "run", run.Number, "error", err)
+	}
+	return nil
+}
+
+// CopyLog copies the log of a step to w, from byte offset on. With follow it goes on until the step has ended or ctx is
+// done.
+func (f *Flow) CopyLog(ctx context.Context, w io.Writer, jobID int64, step int, offset int64, follow bool) error {
+	read := f.Logs.Read
+	if follow {
+		read = f.Logs.Follow
+	}
+	log, err := read(ctx, jobID, step, offset)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	_, err = io.Copy(w, log)
+	return err
+}
+
+// expire gives up the jobs whose runner has been silent for too long. They are not run again by themselves: what their
+// steps did so far, nobody knows.
+func (f *Flow) expire(ctx context.Context) error {
+	now := f.Now()
+	jobs, err := f.Store.ExpiredLeases(ctx, now)
+	if err != nil {
+		return fmt.Errorf("look for silent runners: %w", err)
+	}
+	for _, job := range jobs {
+		outcome := protocol.Outcome{Status: ci.Error, Time: now, Message: fmt.Sprintf(
+			"the runner %s has not been heard of since %s; restart the run if its steps may run again",
+			job.Runner, job.Lease.Until.Add(-leaseTime).UTC().Format(time.DateTime))}
+		if err := f.endJob(ctx, job.RunID, job.ID, outcome); err != nil && !errors.Is(err, protocol.ErrLeaseLost) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Flow) leased(ctx context.Context, lease string) (ci.Run, int64, error) {
+	run, jobID, err := f.Store.FindLease(ctx, auth.Hash(lease))
+	if errors.Is(err, store.ErrNotFound) {
+		return ci.Run{}, 0, protocol.ErrLeaseLost
+	}
+	return run, jobID, err
+}
+
+func jobOf(run *ci.Run, id int64) *ci.Job {
+	i := slices.IndexFunc(run.Jobs, func(j ci.Job) bool { return j.ID == id })
+	return &run.Jobs[i]
+}
+
+// assignment is all that a runner must know of a job.
+func (f *Flow) assignment(ctx context.Context, run ci.Run, jobID int64, lease string) (*protocol.Assignment, error) {
+	repo, err := f.findRepo(ctx, run.Repo)
+	if err != nil {
+		return nil, err
+	}
+	planned, err := f.Store.FindPlan(ctx, run.ID)
+	if err != nil {
+		return nil, fmt.Errorf("find the plan of a run: %w", err)
+	}
+	job := jobOf(&run, jobID)
+	i := slices.IndexFunc(planned.Jobs, func(j plan.Job) bool { return j.Name == job.Name })
+	a := &protocol.Assignment{
+		Lease: lease, JobID: jobID, Repo: run.Repo, Run: run.Number, Link: f.Link(run.Repo, run.Number),
+		// A fork's pull request is not the repo's own work, whatever the repo is trusted with.
+		Trusted: repo.Trusted && !run.Event.FromFork(), Fork: run.Event.FromFork(),
+		Job: planned.Jobs[i], Registry: f.Registry, Images: run.Images,
+		Started: job.Started, CommitTime: run.Event.Commit.Author.Time,
+	}
+	for _, other := range run.Jobs {
+		if other.Status.Failed() {
+			a.JobsFailed = append(a.JobsFailed, other.Name)
+		}
+	}
+	limit := f.Timeout
+	if repo.Timeout > 0 {
+		limit = repo.Timeout
+	}
+	if t := time.Duration(a.Job.Timeout) * time.Second; t > 0 {
+		limit = min(limit, t)
+	}
+	a.Deadline = a.Started.Add(limit)
+
+	token := f.Auth.JobToken(jobID)
+	a.Auths = []engine.Auth{{Host: f.Registry, Username: "job", Password: token}}
+	if err := f.addClone(a, repo, run.Event, token); err != nil {
+		return nil, err
+	}
+	return a, f.addSecrets(ctx, a, run.Event)
+}
+
+// addClone says where the repo is and how to get in. Steps see the login only where they could not do without it, and
+// never in a fork's pull request: a forge's token may do more than clone.
+func (f *Flow) addClone(a *protocol.Assignment, repo ci.Repo, event ci.Event, jobToken string) error {
+	_, known, err := f.forgeOf(repo)
+	if err != nil {
+		return err
+	}
+	a.Clone = protocol.Clone{URL: repo.CloneURL, Username: "slipway", Password: known.Token}
+	if known.Token == "" { // the own endpoint
+		a.Clone.URL = strings.Replace(repo.CloneURL, f.URL, f.Inside, 1)
+		a.Clone.Password = jobToken
+	}
+	a.Clone.Steps = repo.Private && !event.FromFork()
+	return nil
+}
+
+// addSecrets opens the secrets that the job mentions and that its event may have.
+func (f *Flow) addSecrets(ctx context.Context, a *protocol.Assignment, event ci.Event) error {
+	names := a.Job.Secrets()
+	if len(names) == 0 {
+		return nil
+	}
+	all, err := f.Store.ListSecrets(ctx, a.Repo)
+	if err != nil {
+		return fmt.Errorf("list the secrets of %s: %w", a.Repo, err)
+	}
+	allowed := secret.Allowed(all, event)
+	a.Secrets = map[string]string{}
+	for _, name := range names {
+		if found, ok := secret.Find(allowed, name); ok {
+			text, err := f.Sealer.Open(a.Repo, found.Name, found.Sealed)
+			if err != nil {
+				return fault.New(fault.Internal, "cannot open the secret %q of %s: %w", name, a.Repo, err)
+			}
+			a.Secrets[name] = string(text)
+		} else if _, ok := secret.Find(all, name); ok {
+			a.Denied = append(a.Denied, name)
+		}
+	}
+	return nil
+}

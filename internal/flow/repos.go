@@ -1,0 +1,219 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"slipway/internal/auth"
+	"slipway/internal/ci"
+	"slipway/internal/fault"
+	"slipway/internal/forge"
+	"slipway/internal/store"
+)
+
+// NewRepo is what a person says of a repo that Slipway shall serve.
+type NewRepo struct {
+	Name string
+	// Forge is the kind of its forge; empty means the own git endpoint, where the repo is made.
+	Forge string
+	// ForgeURL is the root of the forge. Token lets Slipway read the repo, register a webhook and write statuses.
+	ForgeURL string
+	Token    string
+	Trusted  bool
+	Private  bool
+	Config   string
+}
+
+// OwnForge is the [ci.Repo.Forge] of repos on Slipway's own git endpoint.
+const OwnForge = "slipway"
+
+var repoName = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*/[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
+
+// AddRepo begins to serve a repo. Of a repo that is served already it updates what is known.
+func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
+	if !repoName.MatchString(strings.ToLower(wish.Name)) {
+		return ci.Repo{}, fault.New(fault.Invalid, "%q cannot be the name of a repo; use OWNER/NAME of letters, digits and single . _ -", wish.Name)
+	}
+	if wish.Forge == "" {
+		wish.Forge = OwnForge
+	}
+	repo := ci.Repo{
+		Name: wish.Name, Forge: wish.Forge, ForgeURL: strings.TrimSuffix(wish.ForgeURL, "/"), Branch: "main",
+		Trusted: wish.Trusted, Private: wish.Private, Config: wish.Config, Created: f.Now(),
+	}
+	if wish.Forge != OwnForge && (wish.ForgeURL == "" || wish.Token == "") {
+		return ci.Repo{}, fault.New(fault.Invalid, "a repo on %s needs the forge's URL and a token", wish.Forge)
+	}
+	at, ok := f.Forges[wish.Forge]
+	if !ok {
+		return ci.Repo{}, fault.New(fault.Invalid, "there is no forge of the kind %q; use slipway or gitea", wish.Forge)
+	}
+	if own, ok := at.(repository); ok {
+		if _, err := f.Store.FindRepo(ctx, wish.Name); errors.Is(err, store.ErrNotFound) {
+			if err := own.Create(ctx, wish.Name); err != nil {
+				return ci.Repo{}, fault.New(fault.Conflict, "%w", err)
+			}
+		}
+	}
+	known := forge.Repo{Repo: repo, Token: wish.Token, WebhookSecret: auth.NewToken()}
+	described, err := at.Describe(ctx, known)
+	if err != nil {
+		return ci.Repo{}, fault.New(fault.Invalid, "%w", err)
+	}
+	repo = described
+	if wish.Forge != OwnForge {
+		if repo.ForgeToken, err = f.Sealer.Seal(repo.Name, forgeToken, []byte(known.Token)); err != nil {
+			return ci.Repo{}, fmt.Errorf("seal the token of %s: %w", repo.Name, err)
+		}
+		if repo.WebhookSecret, err = f.Sealer.Seal(repo.Name, webhookSecret, []byte(known.WebhookSecret)); err != nil {
+			return ci.Repo{}, fmt.Errorf("seal the webhook secret of %s: %w", repo.Name, err)
+		}
+		known.Repo = repo
+		if err := at.Register(ctx, known, fmt.Sprintf("%s/hooks/%s", f.URL, repo.Name)); err != nil {
+			return ci.Repo{}, fault.New(fault.Invalid, "%w", err)
+		}
+	}
+	if err := f.Store.PutRepo(ctx, &repo); err != nil {
+		return ci.Repo{}, fmt.Errorf("store the repo %s: %w", repo.Name, err)
+	}
+	return repo, nil
+}
+
+// ChangeRepo changes settings of a repo.
+func (f *Flow) ChangeRepo(ctx context.Context, name string, change func(*ci.Repo)) (ci.Repo, error) {
+	repo, err := f.findRepo(ctx, name)
+	if err != nil {
+		return ci.Repo{}, err
+	}
+	change(&repo)
+	return repo, f.Store.PutRepo(ctx, &repo)
+}
+
+// DeleteRepo stops serving a repo: its runs are canceled, and all that is known of it is forgotten. A repo of the own
+// endpoint is removed with all its history.
+func (f *Flow) DeleteRepo(ctx context.Context, name string) error {
+	repo, err := f.findRepo(ctx, name)
+	if err != nil {
+		return err
+	}
+	open, err := f.Store.ListRuns(ctx, store.RunFilter{Repo: name, Unfinished: true})
+	if err != nil {
+		return fmt.Errorf("list the open runs of %s: %w", name, err)
+	}
+	for _, run := range open {
+		if _, err := f.Cancel(ctx, name, run.Number, "the removal of the repo"); err != nil {
+			return err
+		}
+	}
+	if err := f.deleteLogs(ctx, name); err != nil {
+		return err
+	}
+	if own, ok := f.Forges[repo.Forge].(repository); ok {
+		if err := own.Remove(ctx, name); err != nil && !errors.Is(err, forge.ErrNotFound) {
+			return err
+		}
+	}
+	return f.Store.DeleteRepo(ctx, name)
+}
+
+// deleteLogs deletes the logs of all runs of a repo.
+func (f *Flow) deleteLogs(ctx context.Context, repo string) error {
+	for page := (store.RunFilter{Repo: repo, Limit: 500}); ; {
+		runs, err := f.Store.ListRuns(ctx, page)
+		if err != nil || len(runs) == 0 {
+			return err
+		}
+		for _, listed := range runs {
+			page.Before = listed.ID
+			run, err := f.Store.FindRun(ctx, repo, listed.Number)
+			if err != nil {
+				return err
+			}
+			for _, job := range run.Jobs {
+				if err := f.Logs.Delete(ctx, job.ID); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// repository is what the own git endpoint can do beyond being a forge.
+type repository interface {
+	// Create makes an empty repository; of one that is there it returns an error.
+	Create(ctx context.Context, name string) error
+	Remove(ctx context.Context, name string) error
+}
+
+// secretName is what names of secrets look like: variables' names, and Drone's with dashes and dots.
+var secretName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,127}$`)
+
+// maxSecret bounds the value of a secret, in bytes: a kubeconfig fits.
+const maxSecret = 64 << 10
+
+// PutSecret seals and stores a secret of a repo.
+func (f *Flow) PutSecret(ctx context.Context, repo, name, value string, pullRequests bool) error {
+	if _, err := f.findRepo(ctx, repo); err != nil {
+		return err
+	}
+	switch {
+	case !secretName.MatchString(name):
+		return fault.New(fault.Invalid, "%q cannot be the name of a secret; use letters, digits and _ . -, with a letter first", name)
+	case value == "":
+		return fault.New(fault.Invalid, "the secret %q has no value", name)
+	case len(value) > maxSecret:
+		return fault.New(fault.TooLarge, "the secret %q has %d bytes; at most %d are allowed", name, len(value), maxSecret)
+	}
+	sealed, err := f.Sealer.Seal(repo, name, []byte(value))
+	if err != nil {
+		return fmt.Errorf("seal the secret %q: %w", name, err)
+	}
+	return f.Store.PutSecret(ctx, ci.Secret{Repo: repo, Name: name, Sealed: sealed, PullRequests: pullRequests, Updated: f.Now()})
+}
+
+// DeleteSecret removes a secret of a repo.
+func (f *Flow) DeleteSecret(ctx context.Context, repo, name string) error {
+	err := f.Store.DeleteSecret(ctx, repo, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return fault.New(fault.NotFound, "%s has no secret %q", repo, name)
+	}
+	return err
+}
+
+// Hook takes a webhook of a repo's forge. It returns the run that it started, or the reason why there is none.
+func (f *Flow) Hook(ctx context.Context, repo string, d Delivery) (run ci.Run, reason string, err error) {
+	found, err := f.Store.FindRepo(ctx, repo)
+	if errors.Is(err, store.ErrNotFound) {
+		return ci.Run{}, "", fault.New(fault.Unauthorized, "the webhook's signature is wrong") // strangers do not learn which repos there are
+	}
+	if err != nil {
+		return ci.Run{}, "", err
+	}
+	at, known, err := f.forgeOf(found)
+	if err != nil {
+		return ci.Run{}, "", err
+	}
+	event, reason, err := at.Hook(ctx, known, d.Header, d.Body)
+	switch {
+	case errors.Is(err, forge.ErrForged):
+		return ci.Run{}, "", fault.New(fault.Unauthorized, "the webhook's signature is wrong")
+	case err != nil:
+		return ci.Run{}, "", fault.New(fault.Invalid, "%w", err)
+	case reason != "":
+		return ci.Run{}, reason, nil
+	}
+	run, skip, err := f.Accept(ctx, repo, event)
+	if skip != "" {
+		return ci.Run{}, "the commit says " + skip, err
+	}
+	return run, "", err
+}
+
+// Delivery is a webhook as it came.
+type Delivery struct {
+	Header map[string][]string
+	Body   []byte
+}

@@ -1,0 +1,114 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"slipway/internal/ci"
+	"slipway/internal/engine"
+	"slipway/internal/fault"
+	"slipway/internal/image"
+	"slipway/internal/kube"
+	"slipway/internal/plan"
+	"slipway/internal/protocol"
+	"slipway/internal/rollout"
+)
+
+// checkout is the folder of this machine that the commit is checked out in.
+func (s *stepRun) checkout() string {
+	return filepath.Join(s.w.env.Workspace(), filepath.FromSlash(s.w.a.Job.Checkout))
+}
+
+func (s *stepRun) resolveMap(values map[string]plan.Value) map[string]string {
+	resolved := map[string]string{}
+	for name, v := range values {
+		resolved[name] = s.resolve(v)
+	}
+	return resolved
+}
+
+// image builds and pushes an image.
+func (s *stepRun) image(ctx context.Context) error {
+	builder := s.w.runner.opts.Images
+	if builder == nil {
+		return fault.New(fault.Unavailable, "this runner's engine cannot build images; start the runner with --engine oci")
+	}
+	b := s.step.Image
+	req := image.Request{
+		Workspace: s.checkout(), Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target,
+		Args: s.resolveMap(b.Args), Labels: s.resolveMap(b.Labels),
+		Repo: s.resolve(b.Repo), Registry: s.resolve(b.Registry),
+		Insecure: b.Insecure, DryRun: b.DryRun, CacheFrom: b.CacheFrom, NoCache: b.NoCache, Pull: b.Pull,
+		Scope: s.cacheScope(), Epoch: s.w.a.CommitTime, HostNetwork: s.w.a.Trusted, Secrets: s.w.a.SecretValues(),
+	}
+	for _, tag := range b.Tags {
+		req.Tags = append(req.Tags, s.resolve(tag))
+	}
+	if username := s.resolve(b.Username); username != "" {
+		host := req.Registry
+		if host == "" {
+			host, _, _ = strings.Cut(req.Repo, "/")
+		}
+		req.Auths = append(req.Auths, engine.Auth{Host: host, Username: username, Password: s.resolve(b.Password)})
+	}
+	req.Auths = append(req.Auths, pullAuths(s.w.a)...)
+	result, err := builder.Build(ctx, req, s.log)
+	if err != nil {
+		return err
+	}
+	for _, ref := range result.Refs {
+		pushed := ci.Image{Ref: ref, Digest: result.Digest}
+		if err := s.w.journal.add(protocol.Event{Image: &protocol.Image{Step: s.index + 1, Image: pushed}}); err != nil {
+			return err
+		}
+		s.pushed = append(s.pushed, pushed)
+	}
+	return nil
+}
+
+// cacheScope names those who share a build cache: the repo's own people, or those of its forks.
+func (s *stepRun) cacheScope() string {
+	if s.w.a.Fork {
+		return s.w.a.Repo + " forks"
+	}
+	return s.w.a.Repo
+}
+
+// deploy renders manifests and rolls them out.
+func (s *stepRun) deploy(ctx context.Context) error {
+	d := s.step.Deploy
+	workspace, err := os.OpenRoot(s.checkout())
+	if err != nil {
+		return fmt.Errorf("open the workspace: %w", err)
+	}
+	defer workspace.Close()
+	step := rollout.Step{
+		Workspace: workspace, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
+		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
+		Kubeconfig: []byte(s.resolve(d.Kubeconfig)), Client: s.ownCluster,
+	}
+	if len(step.Kubeconfig) == 0 && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
+		return fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
+	}
+	_, err = rollout.Run(ctx, step, s.log)
+	return err
+}
+
+// ownCluster returns a client for the cluster of the runner.
+func (s *stepRun) ownCluster() (*kube.Client, error) {
+	if s.w.a.Fork {
+		return nil, fault.New(fault.Forbidden, "a fork's pull request may not deploy to the runner's own cluster")
+	}
+	file := s.w.runner.opts.Kubeconfig
+	if _, err := os.Stat(file); err == nil {
+		return kube.FromFile(file, "")
+	}
+	if client, err := kube.InCluster(); err == nil {
+		return client, nil
+	}
+	return nil, fault.New(fault.Invalid, "this runner has no cluster of its own: %s is not there. Start one by slipway cluster up, name one to the runner by --kubeconfig, or give the step a kubeconfig from a secret", file)
+}

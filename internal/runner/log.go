@@ -1,0 +1,104 @@
+package runner
+
+import (
+	"strings"
+	"sync"
+
+	"slipway/internal/protocol"
+	"slipway/internal/secret"
+)
+
+// pieceSize is how much output one event carries.
+const pieceSize = 16 << 10
+
+// stepLog is where a step's output goes: through the masker, in pieces, to the journal. Its methods may be called
+// concurrently.
+type stepLog struct {
+	journal *journal
+	masker  *secret.Masker
+	step    int
+
+	mu   sync.Mutex
+	mask *secret.Writer
+	out  []byte // masked, not yet in the journal
+	// offset is the size of the masked output in the journal. base is how many bytes of the step's raw output were in it
+	// when this process began.
+	offset, base int64
+	err          error
+}
+
+func newStepLog(j *journal, m *secret.Masker, step int, done stepRecord) *stepLog {
+	l := &stepLog{journal: j, masker: m, step: step, offset: done.logged, base: done.raw}
+	l.mask = m.Writer(sink{l})
+	return l
+}
+
+// sink takes what the masker lets go.
+type sink struct{ l *stepLog }
+
+func (s sink) Write(p []byte) (int, error) {
+	s.l.out = append(s.l.out, p...)
+	return len(p), nil
+}
+
+// Write takes output of the step's process. It fails when the journal cannot be written.
+func (l *stepLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for rest := p; len(rest) > 0 && l.err == nil; {
+		n := min(len(rest), pieceSize)
+		if _, err := l.mask.Write(rest[:n]); err != nil {
+			l.err = err
+			break
+		}
+		l.emit()
+		rest = rest[n:]
+	}
+	if l.err != nil {
+		return 0, l.err
+	}
+	return len(p), nil
+}
+
+// emit hands what is masked to the journal, with how much raw output it stands for.
+func (l *stepLog) emit() {
+	if len(l.out) == 0 || l.err != nil {
+		return
+	}
+	l.err = l.journal.add(protocol.Event{Log: &protocol.Log{
+		Step: l.step, Offset: l.offset, Data: l.out, Raw: l.base + l.mask.Consumed(),
+	}})
+	l.offset += int64(len(l.out))
+	l.out = nil
+}
+
+// say adds a line of Slipway's own. An error is kept for flush.
+func (l *stepLog) say(sentence string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.out = append(l.out, "slipway: "+l.masker.Mask(strings.TrimSuffix(sentence, "\n"))+"\n"...)
+	l.emit()
+}
+
+// flush lets go of what the masker holds back: no more output comes.
+func (l *stepLog) flush() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.mask.Flush(); err != nil && l.err == nil {
+		l.err = err
+	}
+	l.emit()
+	return l.err
+}
+
+// raw is how many bytes of the process's output the journal has.
+func (l *stepLog) raw() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.base
+}
+
+// oneLine makes an error a single sentence: further lines are for logs.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(strings.TrimSpace(s), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}

@@ -1,0 +1,339 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"slipway/internal/ci"
+	"slipway/internal/engine"
+	"slipway/internal/image"
+	"slipway/internal/protocol"
+	"slipway/internal/secret"
+)
+
+// Options say what a runner is made of.
+type Options struct {
+	// Name tells the runner from others, for people. Labels and OS and Arch decide which jobs it may claim.
+	Name     string
+	OS, Arch string
+	Labels   map[string]string
+	// Dir holds the journals of jobs. One runner at a time may have it.
+	Dir    string
+	Server protocol.Server
+	Engine engine.Engine
+	// Images builds and pushes images; nil means that this runner cannot.
+	Images *image.Builder
+	// Kubeconfig is the file of the cluster that deploy steps without a kubeconfig use; it need not be there.
+	Kubeconfig string
+	// Capacity is how many jobs run at once; 0 means 2.
+	Capacity int
+	Log      *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Runner claims jobs and walks them. It is made by [New] and used by one call of Run.
+type Runner struct {
+	opts Options
+	log  *slog.Logger
+	now  func() time.Time
+}
+
+// New returns a runner.
+func New(opts Options) *Runner {
+	opts.Capacity = cmp.Or(opts.Capacity, 2)
+	r := &Runner{opts: opts, log: opts.Log, now: opts.Now}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if r.now == nil {
+		r.now = time.Now
+	}
+	return r
+}
+
+// Run takes up the jobs that an earlier process left in Dir, removes sandboxes that belong to none, and then claims jobs
+// until ctx is done. It leaves the jobs that run then as they are, steps included, for the next process, and returns nil.
+func (r *Runner) Run(ctx context.Context) error {
+	found, err := r.find()
+	if err != nil {
+		return err
+	}
+	removed, err := r.opts.Engine.Sweep(ctx, func(id string) bool { return found[id] != nil })
+	if err != nil {
+		return fmt.Errorf("clean up after an earlier runner: %w", err)
+	}
+	if len(found)+len(removed) > 0 {
+		r.log.Info("an earlier runner left work", "resumed", len(found), "removed", len(removed))
+	}
+
+	var jobs sync.WaitGroup
+	defer jobs.Wait()
+	slots := make(chan struct{}, r.opts.Capacity)
+	for _, journal := range found {
+		jobs.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			r.resume(ctx, journal)
+		})
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case slots <- struct{}{}:
+		}
+		assignment, err := r.claim(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		jobs.Go(func() {
+			defer func() { <-slots }()
+			r.start(ctx, assignment)
+		})
+	}
+}
+
+// claim waits for a job. It returns an error only when ctx is done or the server refuses this runner.
+func (r *Runner) claim(ctx context.Context) (*protocol.Assignment, error) {
+	claim := protocol.Claim{Runner: r.opts.Name, OS: r.opts.OS, Arch: r.opts.Arch, Labels: r.opts.Labels}
+	for ctx.Err() == nil {
+		var assignment *protocol.Assignment
+		err := retry(ctx, func() (err error) {
+			assignment, err = r.opts.Server.Claim(ctx, claim)
+			if err != nil && ctx.Err() == nil {
+				r.log.Warn("cannot claim a job", "error", err)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if assignment != nil {
+			return assignment, nil
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// sandboxID names the sandbox, and the journal's folder, of a job.
+func sandboxID(jobID int64) string { return "job-" + strconv.FormatInt(jobID, 10) }
+
+// find opens the journals in Dir, by sandbox.
+func (r *Runner) find() (map[string]*journal, error) {
+	found := map[string]*journal{}
+	entries, err := os.ReadDir(r.opts.Dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("look for jobs of an earlier runner: %w", err)
+	}
+	for _, entry := range entries {
+		dir := filepath.Join(r.opts.Dir, entry.Name())
+		journal, err := openJournal(dir, r.now)
+		if err != nil {
+			return nil, fmt.Errorf("%w; remove %s to give the job up", err, dir)
+		}
+		if _, err := journal.lease(); err != nil {
+			// The crash came before the lease was written: the server gives the job up when the lease runs out.
+			if err := journal.remove(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		found[entry.Name()] = journal
+	}
+	return found, nil
+}
+
+// start begins a job that was just claimed.
+func (r *Runner) start(ctx context.Context, a *protocol.Assignment) {
+	journal, err := createJournal(filepath.Join(r.opts.Dir, sandboxID(a.JobID)), a.Lease, r.now)
+	if err != nil {
+		r.giveUp(ctx, a.Lease, err)
+		return
+	}
+	r.carry(ctx, a, journal)
+}
+
+// resume takes up a job of an earlier process.
+func (r *Runner) resume(ctx context.Context, journal *journal) {
+	lease, err := journal.lease()
+	if err != nil {
+		r.log.Error("take up a job", "journal", journal.dir, "error", err)
+		return
+	}
+	if journal.outcome != nil { // all that is left is to tell the server
+		r.settle(ctx, journal, journal.send(ctx, r.opts.Server, lease))
+		return
+	}
+	var a *protocol.Assignment
+	err = retry(ctx, func() (err error) {
+		a, err = r.opts.Server.Resume(ctx, lease)
+		return err
+	})
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		r.log.Warn("a job of an earlier runner is no longer ours; removing it", "journal", journal.dir, "error", err)
+		spec := engine.Spec{ID: filepath.Base(journal.dir)}
+		if env, err := r.opts.Engine.Setup(ctx, spec); err == nil {
+			r.close(ctx, env, spec.ID)
+		}
+		if err := journal.remove(); err != nil {
+			r.log.Error("remove a journal", "journal", journal.dir, "error", err)
+		}
+		return
+	}
+	r.carry(ctx, a, journal)
+}
+
+// carry walks the job while its journal is delivered and its lease renewed, and removes what is left of it. When ctx is
+// done it leaves everything for the next process.
+func (r *Runner) carry(ctx context.Context, a *protocol.Assignment, journal *journal) {
+	job, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	job, cancel := context.WithDeadlineCause(job, a.Deadline, errTimeout)
+	defer cancel()
+
+	beside, endBeside := context.WithCancel(ctx)
+	var renewing, sending sync.WaitGroup
+	var sent error
+	renewing.Go(func() { r.renew(beside, a.Lease, stop) })
+	sending.Go(func() {
+		if sent = journal.send(beside, r.opts.Server, a.Lease); sent != nil {
+			stop(sent)
+		}
+	})
+	defer renewing.Wait()
+	defer endBeside()
+
+	outcome, err := r.walk(ctx, job, stop, a, journal)
+	if errors.Is(err, errDetached) {
+		endBeside()
+		sending.Wait()
+		return
+	}
+	if err != nil { // this machine cannot go on with the job; its disk is full, for example
+		outcome = protocol.Outcome{Status: ci.Error, Message: "the runner cannot go on: " + oneLine(err.Error()), Time: r.now()}
+	}
+	if err := journal.finish(outcome); err != nil {
+		r.giveUp(ctx, a.Lease, err)
+		endBeside()
+	}
+	sending.Wait()
+	r.settle(ctx, journal, sent)
+}
+
+// settle removes the journal when the server has all of it, or wants no more.
+func (r *Runner) settle(ctx context.Context, journal *journal, sent error) {
+	if sent != nil && ctx.Err() != nil {
+		return
+	}
+	if sent != nil {
+		r.log.Warn("the server does not take the rest of a job", "journal", journal.dir, "error", sent)
+	}
+	if err := journal.remove(); err != nil {
+		r.log.Error("remove a journal", "journal", journal.dir, "error", err)
+	}
+}
+
+// walk sets the sandbox up, runs the job's steps in it, and removes it when the job is over.
+func (r *Runner) walk(life, job context.Context, stop context.CancelCauseFunc, a *protocol.Assignment, journal *journal) (protocol.Outcome, error) {
+	if what := a.Job.NeedsTrust(); what != "" && !a.Trusted {
+		return protocol.Outcome{Status: ci.Error, Time: r.now(),
+			Message: fmt.Sprintf("%s; only trusted repos may do that. An admin can trust this one by: slipway repo trust %s", what, a.Repo)}, nil
+	}
+	masker := secret.NewMasker(a.SecretValues()...)
+	spec := engine.Spec{ID: sandboxID(a.JobID), Job: a.Job, Trusted: a.Trusted, Auths: pullAuths(a)}
+	env, err := r.opts.Engine.Setup(job, spec)
+	if err != nil {
+		if life.Err() != nil {
+			return protocol.Outcome{}, errDetached
+		}
+		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: masker.Mask(oneLine("set up the sandbox: " + err.Error()))}, nil
+	}
+	w := &walk{runner: r, a: a, journal: journal, env: env, masker: masker, life: life, job: job, stop: stop}
+	outcome, err := w.run()
+	if life.Err() != nil && err != nil {
+		return protocol.Outcome{}, errDetached
+	}
+	r.close(life, env, spec.ID)
+	return outcome, err
+}
+
+func (r *Runner) close(ctx context.Context, env engine.Env, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := env.Close(ctx); err != nil {
+		r.log.Error("remove a sandbox; the next start of the runner tries again", "sandbox", id, "error", err)
+	}
+}
+
+// renew keeps the lease alive until ctx is done, and stops the job when the server says so.
+func (r *Runner) renew(ctx context.Context, lease string, stop context.CancelCauseFunc) {
+	for {
+		var renewal protocol.Renewal
+		err := retry(ctx, func() (err error) {
+			renewal, err = r.opts.Server.Renew(ctx, lease)
+			return err
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			stop(err)
+			return
+		}
+		if renewal.Cancel {
+			stop(errCanceled)
+		}
+		// Often enough for a cancellation to be felt at once, and for the lease to survive some lost messages.
+		wait := min(time.Second, renewal.Until.Sub(r.now())/3)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(wait, 10*time.Millisecond)):
+		}
+	}
+}
+
+// giveUp tells the server of a job that cannot even be recorded here.
+func (r *Runner) giveUp(ctx context.Context, lease string, cause error) {
+	r.log.Error("give a job up", "error", cause)
+	outcome := protocol.Outcome{Status: ci.Error, Message: "the runner cannot keep a record of the job: " + oneLine(cause.Error()), Time: r.now()}
+	if err := retry(ctx, func() error { return r.opts.Server.Finish(ctx, lease, outcome) }); err != nil {
+		r.log.Error("tell the server that a job is given up", "error", err)
+	}
+}
+
+// pullAuths are the logins that a job pulls images with: those of the assignment, and those of its pull secrets.
+func pullAuths(a *protocol.Assignment) []engine.Auth {
+	auths := a.Auths
+	for _, name := range a.Job.PullSecrets {
+		more, err := engine.ParseDockerConfig([]byte(a.Secrets[name]))
+		if err == nil {
+			auths = append(auths, more...)
+		}
+	}
+	return auths
+}
+
+func hostOf(link string) string {
+	u, err := url.Parse(link)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
