@@ -314,8 +314,7 @@ func TestQueryPlans(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, query := range []string{
-		`SELECT min(wants) FROM jobs WHERE status = 'pending' AND jobs.wants > 'x'`,
-		`SELECT min(id) FROM jobs WHERE status = 'pending' AND jobs.wants = 'x'`,
+		`SELECT wants, id FROM jobs WHERE status = 'pending' AND wants > 'x' ORDER BY wants, id LIMIT 1`,
 		`SELECT wants, id FROM jobs WHERE run_id = 1 AND status = 'pending' ORDER BY id`,
 		`SELECT run_id, id FROM jobs WHERE status = 'running' AND lease_hash = x'00'`,
 		selectJob + `WHERE jobs.status = 'running' AND lease_until < 1 ORDER BY id`,
