@@ -38,7 +38,10 @@ func compress(w io.Writer, r io.Reader) error {
 	var size uint64
 	var members uint32
 	var packed bytes.Buffer
-	zip := gzip.NewWriter(&packed)
+	zip, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
 	for {
 		packed.Reset()
 		zip.Reset(&packed)
@@ -71,7 +74,7 @@ func compress(w io.Writer, r io.Reader) error {
 	last = append(last, index...)
 	last = binary.LittleEndian.AppendUint32(last, members)
 	last = append(last, indexEnd...)
-	_, err := w.Write(last)
+	_, err = w.Write(last)
 	return err
 }
 

@@ -20,7 +20,6 @@ import (
 //	{bytes}   the type of a string of bytes
 //	{text}    the type of a text that is ordered by its bytes
 //	{update}  locks the rows of a SELECT until the transaction ends; on SQLite, whose only writer locks everything, empty
-//	{skip}    with {update}: leaves out rows that another transaction has locked
 type dialect struct {
 	words *strings.Replacer
 	// numbered is true when parameters are written $1, $2.
@@ -41,7 +40,6 @@ var sqlite = dialect{
 		"{bytes}", "BLOB",
 		"{text}", "TEXT",
 		"{update}", "",
-		"{skip}", "",
 	),
 	retryable: func(err error) bool {
 		code := sqliteCode(err) & 0xff
@@ -86,7 +84,6 @@ var postgres = dialect{
 		"{bytes}", "BYTEA",
 		"{text}", `TEXT COLLATE "C"`,
 		"{update}", "FOR UPDATE",
-		"{skip}", "SKIP LOCKED",
 	),
 	numbered:   true,
 	lockSchema: "SELECT pg_advisory_xact_lock(7305804402)", // any number that nobody else uses

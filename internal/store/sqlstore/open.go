@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -148,6 +149,10 @@ func explainFile(err error) error {
 		return sentence{"its folder does not exist; make it, or give another path", err}
 	case errors.Is(err, fs.ErrPermission):
 		return sentence{"it may not be written by this user; change its owner, or give another path", err}
+	case errors.Is(err, syscall.EROFS):
+		return sentence{"it is on a read-only file system; give another path, or mount that writable", err}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return sentence{"the disk is full; free some space and try again", err}
 	}
 	return err
 }

@@ -114,22 +114,19 @@ func (db *DB) Claim(ctx context.Context, claim store.Claim) (run ci.Run, jobID i
 }
 
 // fittingLines returns the lines of the queue that claim fits, the one whose first job is oldest first. It steps through
-// the index from line to line, and never along one.
+// the index from line to line, and never along one. (The smallest ID of WHERE wants = ? would be the same, but
+// PostgreSQL may look for that along the primary key, past all jobs that are done.)
 func fittingLines(ctx context.Context, t *tx, claim store.Claim) ([]line, error) {
-	lines, err := list(ctx, t, scanLine, `
-		WITH RECURSIVE lines (wants) AS (
-			SELECT min(wants) FROM jobs WHERE status = 'pending'
-			UNION ALL
-			SELECT (SELECT min(wants) FROM jobs WHERE status = 'pending' AND jobs.wants > lines.wants)
-			FROM lines WHERE wants IS NOT NULL
-		)
-		SELECT wants, (SELECT min(id) FROM jobs WHERE status = 'pending' AND jobs.wants = lines.wants)
-		FROM lines WHERE wants IS NOT NULL`)
-	if err != nil {
-		return nil, err
-	}
-	fitting := lines[:0]
-	for _, l := range lines {
+	var fitting []line
+	for l := (line{}); ; {
+		var err error
+		l, err = one(ctx, t, scanLine, `
+			SELECT wants, id FROM jobs WHERE status = 'pending' AND wants > ? ORDER BY wants, id LIMIT 1`, l.wants)
+		if errors.Is(err, store.ErrNotFound) {
+			break
+		} else if err != nil {
+			return nil, err
+		}
 		var w wants
 		if err := json.Unmarshal([]byte(l.wants), &w); err != nil {
 			return nil, fmt.Errorf("what job %d asks of its runner: %w", l.first, err)
@@ -149,8 +146,8 @@ func lockFirst(ctx context.Context, t *tx, lines []line) (int64, error) {
 		for _, l := range lines {
 			runID, err := one(ctx, t, value[int64], `
 				SELECT runs.id FROM jobs JOIN runs ON runs.id = run_id
-				WHERE jobs.status = 'pending' AND wants = ?
-				ORDER BY jobs.id LIMIT 1 FOR UPDATE OF runs SKIP LOCKED`, l.wants)
+				WHERE jobs.status = 'pending' AND wants BETWEEN ? AND ?
+				ORDER BY wants, jobs.id LIMIT 1 FOR UPDATE OF runs SKIP LOCKED`, l.wants, l.wants)
 			if !errors.Is(err, store.ErrNotFound) {
 				return runID, err
 			}
