@@ -77,16 +77,25 @@ func invalidUTF8(text string) Pos {
 	return pos
 }
 
-var upstreamError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+var (
+	upstreamError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+	// What upstream's parser, other than its scanner, complains of. It counts lines from 0 then, and names the line where
+	// the collection begins that is broken somewhere.
+	parserError = regexp.MustCompile(`^did not find expected (node content|key|',' or|'-' indicator)`)
+)
 
 // syntaxError finds the place that upstream says in words.
 func syntaxError(err error, text string, at func(Pos) Pos) *Error {
 	pos, message := Pos{1, 1}, err.Error()
 	if m := upstreamError.FindStringSubmatch(message); m != nil {
+		message = m[2]
 		if line, err := strconv.Atoi(m[1]); err == nil {
+			if parserError.MatchString(message) {
+				line++
+				message += ", here or in the lines below"
+			}
 			pos.Line = min(line, strings.Count(text, "\n")+1)
 		}
-		message = m[2]
 	}
 	return &Error{at(pos), message}
 }

@@ -352,8 +352,22 @@ func (b *builtin) tags(s setting) []plan.Value {
 		return []plan.Value{s.value}
 	}
 	var tags []plan.Value
-	for _, tag := range splitList(s.value.Text) {
-		if !b.open(s) && !validTag(tag) {
+	if s.node.Kind == yaml.Sequence {
+		for _, item := range s.node.Items {
+			if name, ok := b.fromSecret(item, s.name); ok {
+				tags = append(tags, plan.FromSecret(name))
+				continue
+			}
+			tags = b.addTags(tags, s, encode(item.Value()))
+		}
+		return tags
+	}
+	return b.addTags(tags, s, s.value.Text)
+}
+
+func (b *builtin) addTags(tags []plan.Value, s setting, text string) []plan.Value {
+	for _, tag := range splitList(text) {
+		if !validTag(tag) && !(b.literal && strings.Contains(tag, "${")) {
 			b.bad(s, "has %q, which cannot be the tag of an image", tag)
 		}
 		tags = append(tags, plan.Text(tag))

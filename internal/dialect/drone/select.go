@@ -42,6 +42,10 @@ func (c *compiler) choose(src plan.Source) []chosen {
 	var docs []document
 	var pipelines []*pipeline
 	split := yaml.Split(text)
+	if len(split) > maxDocuments {
+		r.errorf(yaml.Pos{Line: split[maxDocuments].Line, Column: 1}, "the file has more than %d documents", maxDocuments)
+		return nil
+	}
 	for _, d := range split {
 		doc := document{Document: d, pipeline: c.outline(d)}
 		if doc.pipeline != nil {

@@ -250,7 +250,7 @@ func (e *expander) expression(depth int) (string, error) {
 	if op := e.operator(":=", ":-", ":?", ":+", "="); op != "" {
 		return e.orDefault(v, depth)
 	}
-	if !known {
+	if !known && len(e.unknown) < maxProblems {
 		e.unknown = append(e.unknown, unknown{name, begin})
 	}
 	switch e.peek() {
