@@ -33,7 +33,7 @@ steps:
   comands: [x]
   when: {event: tag}
 - name: b
-  image: busybox:${DRONE_BRANCH}
+  image: "busybox:${DRONE_BRANCH}"
   when: {event: pull_request}
 `
 
