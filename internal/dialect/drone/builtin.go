@@ -74,6 +74,11 @@ func (b *builtin) checkKeys() {
 // read hands every setting to its option. What plugins/docker takes from variables is a setting too.
 func (b *builtin) read(options map[string]option) {
 	settings := slices.Clone(b.step.settings)
+	for i, s := range settings {
+		if s.value.Secret == "" {
+			settings[i].value = plan.Text(asWritten(s.node))
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(b.step.environment)) {
 		key, isSetting := strings.CutPrefix(name, "PLUGIN_")
 		if login, isLogin := strings.CutPrefix(name, "DOCKER_"); isLogin && slices.Contains([]string{"REGISTRY", "USERNAME", "PASSWORD"}, login) {
@@ -134,6 +139,9 @@ func (b *builtin) textTo(to *string) option {
 func (b *builtin) boolTo(to *bool) option {
 	return option{read: func(s setting) {
 		v, err := strconv.ParseBool(b.plain(s))
+		if yes, ok := s.node.Value().(bool); ok {
+			v, err = yes, nil
+		}
 		if err != nil && !b.open(s) && s.value.Secret == "" {
 			b.bad(s, "must be true or false")
 		}
@@ -301,6 +309,9 @@ func (b *builtin) image(planned *plan.Step) bool {
 	}
 	b.read(options)
 
+	if registry := b.in.System.Registry; image.Repo.IsZero() && image.Registry.IsZero() && registry != "" && b.own() {
+		image.Repo = plan.Text(registry + "/" + strings.ToLower(b.in.Repo.Name))
+	}
 	if image.Repo.IsZero() && !image.DryRun && !b.literal {
 		b.errorf(b.step.at, "step %q: the setting repo must name the repository to push to", b.step.name)
 	}
@@ -358,7 +369,7 @@ func (b *builtin) tags(s setting) []plan.Value {
 				tags = append(tags, plan.FromSecret(name))
 				continue
 			}
-			tags = b.addTags(tags, s, encode(item.Value()))
+			tags = b.addTags(tags, s, asWritten(item))
 		}
 		return tags
 	}

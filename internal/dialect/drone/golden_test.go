@@ -106,7 +106,7 @@ func indent(t testing.TB, v any) string {
 // brief drops from a plan the variables that Slipway sets, unless the file has changed them, and the heads of scripts.
 func brief(p plan.Plan) plan.Plan {
 	ours := func(name string) bool {
-		return name == "CI" || name == "DRONE" || strings.HasPrefix(name, "DRONE_") || strings.HasPrefix(name, "CI_")
+		return name == "CI" || name == "DRONE" || strings.HasPrefix(name, "DRONE_") || name == "SLIPWAY_REGISTRY" || strings.HasPrefix(name, "CI_")
 	}
 	for i := range p.Jobs {
 		job := &p.Jobs[i]
@@ -147,7 +147,7 @@ func goldenInput(text string) (plan.Input, error) {
 			CloneURL: "https://git.example.com/octocat/hello.git", Link: "https://git.example.com/octocat/hello",
 		},
 		Run:    plan.RunInfo{Number: 42, Link: "https://slipway.example.com/octocat/hello/42", Created: time.Unix(1789000000, 0)},
-		System: plan.System{Proto: "https", Host: "slipway.example.com:8443", Version: "1.0.0"},
+		System: plan.System{Proto: "https", Host: "slipway.example.com:8443", Version: "1.0.0", Registry: "registry.example.com:5000"},
 	}
 	for line := range strings.Lines(text) {
 		word, arg, _ := strings.Cut(strings.TrimSpace(line), " ")

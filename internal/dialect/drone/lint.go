@@ -1,6 +1,7 @@
 package drone
 
 import (
+	"fmt"
 	"path"
 	"strings"
 )
@@ -90,6 +91,11 @@ func (r *reader) lintStep(s *step, names, volumes map[string]bool) {
 			r.errorf(m.at, "%s %q: nothing may be mounted at %s", noun, s.name, m.Path)
 		case !volumes[m.Source]:
 			r.errorf(m.at, "%s %q: the pipeline has no volume %q", noun, s.name, m.Source)
+		}
+	}
+	if builtinKind(s) == "" {
+		for _, setting := range s.settings {
+			r.warnOfNumbers(setting.node, fmt.Sprintf("%s %q: settings: %s", noun, s.name, setting.name))
 		}
 	}
 	if len(s.commands) > 0 {
