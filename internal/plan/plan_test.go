@@ -28,7 +28,7 @@ func full() Plan {
 						Image: "busybox", Pull: PullNever, Entrypoint: []string{"/bin/sh"}, Args: []string{"-c"}, Script: "true\n", WorkingDir: "/go", User: "0",
 						Mounts: []Mount{{"tmp", "/tmp"}}, Devices: []Mount{{"/dev/kvm", "/dev/kvm"}}, Privileged: true, DNS: []string{"1.1.1.1"},
 						DNSSearch: []string{"x"}, ExtraHosts: []string{"a:10.0.0.1"}, Aliases: []string{"db"}, HostNetwork: true,
-						Limits: Limits{Memory: 1, Swap: 2, SharedMemory: 3, MilliCPU: 4},
+						Limits: Limits{Memory: 1, Swap: 2, SharedMemory: 3, MilliCPU: 4}, SkipRestCode: 78,
 					},
 				},
 				{

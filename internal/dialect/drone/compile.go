@@ -213,6 +213,9 @@ func (c *compiler) step(p *pipeline, s *step, vars variables, number int) (plan.
 	return planned, true
 }
 
+// skipRest is the exit code by which a step ends its pipeline early, and well.
+const skipRest = 78
+
 func (c *compiler) exec(p *pipeline, s *step) *plan.Exec {
 	e := &plan.Exec{
 		Image:       s.image,
@@ -227,6 +230,9 @@ func (c *compiler) exec(p *pipeline, s *step) *plan.Exec {
 		ExtraHosts:  s.extraHosts,
 		HostNetwork: s.networkMode == "host",
 		Limits:      s.limits,
+	}
+	if !s.service && !s.detach {
+		e.SkipRestCode = skipRest
 	}
 	if len(s.commands) > 0 {
 		e.Entrypoint, e.Args, e.Script = []string{"/bin/sh"}, nil, script(s.commands)

@@ -103,7 +103,7 @@ func indent(t testing.TB, v any) string {
 	return b.String()
 }
 
-// brief drops from a plan the variables that Slipway sets, unless the file has changed them, and the heads of scripts.
+// brief drops from a plan the variables that Slipway sets, the heads of scripts, and the exit code that skips.
 func brief(p plan.Plan) plan.Plan {
 	ours := func(name string) bool {
 		return name == "CI" || name == "DRONE" || strings.HasPrefix(name, "DRONE_") || name == "SLIPWAY_REGISTRY" || strings.HasPrefix(name, "CI_")
@@ -122,6 +122,7 @@ func brief(p plan.Plan) plan.Plan {
 			}
 			if s.Exec != nil {
 				s.Exec.Script = strings.TrimPrefix(s.Exec.Script, scriptHead)
+				s.Exec.SkipRestCode = 0
 			}
 		}
 	}
