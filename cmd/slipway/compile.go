@@ -2,17 +2,19 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"slipway/internal/ci"
 	"slipway/internal/dialect"
+	"slipway/internal/fault"
 	"slipway/internal/plan"
+	"slipway/internal/version"
 )
 
 // maxPipelineFile bounds what is read of a pipeline file; dialects have tighter bounds of their own.
@@ -23,6 +25,7 @@ type compileFlags struct {
 	dialect                              string
 	event, action, branch, source, tag   string
 	commit, message, repo, defaultBranch string
+	registry                             string
 	cron, deployTo                       string
 	pull                                 int64
 	params                               map[string]string
@@ -47,6 +50,7 @@ func (f *compileFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.cron, "cron", "", "name of the schedule")
 	flags.StringVar(&f.deployTo, "deploy-to", "", "environment of a promotion or a rollback")
 	flags.StringToStringVar(&f.params, "param", nil, "parameter of a manual run, a promotion or a rollback: `name=value`; may be repeated")
+	flags.StringVar(&f.registry, "registry", "localhost:5000", "host of Slipway's registry")
 	flags.BoolVar(&f.trusted, "trusted", false, "the repo is trusted with privileges")
 	flags.BoolVar(&f.fork, "fork", false, "the pull request comes from a fork")
 	flags.Int64Var(&f.run, "run-number", 1, "number of the run")
@@ -59,7 +63,7 @@ func (f *compileFlags) input() (plan.Input, error) {
 	case f.event != "":
 		var ok bool
 		if kind, ok = ci.ParseEventKind(f.event); !ok {
-			return plan.Input{}, fmt.Errorf("--event %s: there is no such event", f.event)
+			return plan.Input{}, fault.New(fault.Invalid, "--event %s: there is no such event", f.event)
 		}
 	case f.tag != "":
 		kind = ci.Tag
@@ -79,7 +83,7 @@ func (f *compileFlags) input() (plan.Input, error) {
 	switch kind {
 	case ci.Tag:
 		if f.tag == "" {
-			return plan.Input{}, errors.New("the event tag needs --tag")
+			return plan.Input{}, fault.New(fault.Invalid, "the event tag needs --tag")
 		}
 		e.Ref, e.Source, e.Target = "refs/tags/"+f.tag, "", ""
 	case ci.PullRequest:
@@ -92,7 +96,7 @@ func (f *compileFlags) input() (plan.Input, error) {
 		Event:  e,
 		Repo:   ci.Repo{Name: f.repo, Branch: f.defaultBranch, Trusted: f.trusted},
 		Run:    plan.RunInfo{Number: f.run},
-		System: plan.System{Proto: "http", Host: "localhost"},
+		System: plan.System{Proto: "http", Host: "localhost", Version: version.Version(), Registry: f.registry},
 	}, nil
 }
 
@@ -109,6 +113,9 @@ func (f *compileFlags) compileFile(cmd *cobra.Command, args []string) (plan.Plan
 	}
 	compile := dialect.Compile
 	if f.dialect != "" {
+		if !slices.Contains(dialect.Names(), f.dialect) {
+			return plan.Plan{}, fault.New(fault.Invalid, "--dialect %s: the dialects are: %s", f.dialect, strings.Join(dialect.Names(), ", "))
+		}
 		compile = func(src plan.Source, in plan.Input) (plan.Plan, plan.Problems, error) {
 			return dialect.CompileAs(f.dialect, src, in)
 		}
@@ -117,10 +124,10 @@ func (f *compileFlags) compileFile(cmd *cobra.Command, args []string) (plan.Plan
 	for _, problem := range problems {
 		fmt.Fprintln(cmd.ErrOrStderr(), problem)
 	}
-	if err != nil && len(problems) > 0 {
-		return plan.Plan{}, fmt.Errorf("%s cannot run", src.Name)
+	if err != nil {
+		return plan.Plan{}, fault.New(fault.Invalid, "%s cannot run", src.Name)
 	}
-	return p, err
+	return p, nil
 }
 
 // readSource reads the file that args names, standard input for "-", or else the first of the usual names that exists.
@@ -137,14 +144,14 @@ func readSource(stdin io.Reader, args []string) (plan.Source, error) {
 			}
 		}
 		if name == "" {
-			return plan.Source{}, fmt.Errorf("there is no pipeline file here; looked for %s", strings.Join(dialect.Files(), ", "))
+			return plan.Source{}, fault.New(fault.NotFound, "there is no pipeline file here; looked for %s", strings.Join(dialect.Files(), ", "))
 		}
 	}
 	from := stdin
 	if name != "-" {
 		file, err := os.Open(name)
 		if err != nil {
-			return plan.Source{}, err
+			return plan.Source{}, fault.New(fault.NotFound, "%w", err)
 		}
 		defer file.Close()
 		from = file
@@ -153,7 +160,7 @@ func readSource(stdin io.Reader, args []string) (plan.Source, error) {
 	}
 	text, err := io.ReadAll(io.LimitReader(from, maxPipelineFile))
 	if err != nil {
-		return plan.Source{}, fmt.Errorf("read %s: %w", name, err)
+		return plan.Source{}, fault.New(fault.Invalid, "read %s: %w", name, err)
 	}
 	return plan.Source{Name: name, Text: text}, nil
 }

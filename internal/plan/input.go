@@ -40,6 +40,9 @@ type System struct {
 	// Proto is http or https, Host the server's address with its port if any, as people reach it.
 	Proto string
 	Host  string
+	// Registry is the host of Slipway's own registry, with its port if any, as steps and clusters reach it; empty if
+	// there is none.
+	Registry string
 	// Version is Slipway's.
 	Version string
 	// OS and Arch are GOOS and GOARCH of pipelines that name none; empty means linux and amd64.

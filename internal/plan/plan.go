@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 )
@@ -254,17 +255,19 @@ func (v Value) IsZero() bool { return v == Value{} }
 
 // MarshalJSON implements [json.Marshaler].
 func (v Value) MarshalJSON() ([]byte, error) {
+	var form any = v.Text
 	switch {
 	case v.Secret != "":
-		return json.Marshal(struct {
-			Secret string `json:"secret"`
-		}{v.Secret})
+		form = map[string]string{"secret": v.Secret}
 	case v.Fact != "":
-		return json.Marshal(struct {
-			Fact Fact `json:"fact"`
-		}{v.Fact})
+		form = map[string]Fact{"fact": v.Fact}
 	}
-	return json.Marshal(v.Text)
+	// Whether < > & are escaped is left to the encoder that asks.
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(form)
+	return b.Bytes(), err
 }
 
 // UnmarshalJSON implements [json.Unmarshaler].

@@ -48,6 +48,8 @@ type Node struct {
 	Items []*Node
 	// Entries are the entries of a mapping in the order of the file, merge keys resolved. Each key is there once.
 	Entries []Entry
+
+	size int // nodes from here down, aliases unfolded
 }
 
 // Entry is a key of a mapping and its value. The key is a scalar.

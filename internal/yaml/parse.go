@@ -55,7 +55,7 @@ func Parse(text string, at func(Pos) Pos) (*Node, []Duplicate, error) {
 	if len(doc.Content) == 0 {
 		return nil, nil, nil
 	}
-	b := builder{at: at, done: map[*upstream.Node]*Node{}, size: map[*Node]int{}}
+	b := builder{at: at, anchored: map[*upstream.Node]*Node{}}
 	root, err := b.node(doc.Content[0], 0)
 	if err != nil {
 		return nil, nil, err
@@ -77,16 +77,25 @@ func invalidUTF8(text string) Pos {
 	return pos
 }
 
-var upstreamError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+var (
+	upstreamError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+	// What upstream's parser, other than its scanner, complains of. It counts lines from 0 then, and names the line where
+	// the collection begins that is broken somewhere.
+	parserError = regexp.MustCompile(`^did not find expected (node content|key|',' or|'-' indicator)`)
+)
 
 // syntaxError finds the place that upstream says in words.
 func syntaxError(err error, text string, at func(Pos) Pos) *Error {
 	pos, message := Pos{1, 1}, err.Error()
 	if m := upstreamError.FindStringSubmatch(message); m != nil {
+		message = m[2]
 		if line, err := strconv.Atoi(m[1]); err == nil {
+			if parserError.MatchString(message) {
+				line++
+				message += ", here or in the lines below"
+			}
 			pos.Line = min(line, strings.Count(text, "\n")+1)
 		}
-		message = m[2]
 	}
 	return &Error{at(pos), message}
 }
@@ -94,8 +103,7 @@ func syntaxError(err error, text string, at func(Pos) Pos) *Error {
 // builder turns upstream's nodes into ours.
 type builder struct {
 	at         func(Pos) Pos
-	done       map[*upstream.Node]*Node // nil while a node is being built
-	size       map[*Node]int            // of a node with everything below it
+	anchored   map[*upstream.Node]*Node // nil while a node is being built
 	merged     int                      // entries copied by merge keys
 	duplicates []Duplicate
 }
@@ -103,8 +111,8 @@ type builder struct {
 func (b *builder) node(from *upstream.Node, depth int) (*Node, error) {
 	pos := b.at(Pos{from.Line, from.Column})
 	if from.Kind == upstream.AliasNode {
-		to, known := b.done[from.Alias]
-		if !known || to == nil {
+		to := b.anchored[from.Alias]
+		if to == nil {
 			return nil, &Error{pos, fmt.Sprintf("the alias *%s stands inside of what it names", from.Value)}
 		}
 		return to, nil
@@ -112,12 +120,10 @@ func (b *builder) node(from *upstream.Node, depth int) (*Node, error) {
 	if depth > MaxDepth {
 		return nil, &Error{pos, fmt.Sprintf("this is nested more than %d deep", MaxDepth)}
 	}
-	b.done[from] = nil
-	n := &Node{Pos: pos}
+	n := &Node{Pos: pos, size: 1}
 	if from.Style&upstream.TaggedStyle != 0 {
 		n.Tag = from.ShortTag()
 	}
-	size := 1
 	var err error
 	switch from.Kind {
 	case upstream.SequenceNode:
@@ -127,7 +133,7 @@ func (b *builder) node(from *upstream.Node, depth int) (*Node, error) {
 			if n.Items[i], err = b.node(item, depth+1); err != nil {
 				return nil, err
 			}
-			size += b.size[n.Items[i]]
+			n.size += n.Items[i].size
 		}
 	case upstream.MappingNode:
 		n.Kind = Mapping
@@ -135,16 +141,18 @@ func (b *builder) node(from *upstream.Node, depth int) (*Node, error) {
 			return nil, err
 		}
 		for _, e := range n.Entries {
-			size += 1 + b.size[e.Value]
+			n.size += 1 + e.Value.size
 		}
 	default:
 		n.Text = from.Value
 		n.Quoted = from.Style&(upstream.DoubleQuotedStyle|upstream.SingleQuotedStyle|upstream.LiteralStyle|upstream.FoldedStyle) != 0
 	}
-	if size > MaxNodes {
+	if n.size > MaxNodes {
 		return nil, &Error{pos, fmt.Sprintf("this unfolds to more than %d values", MaxNodes)}
 	}
-	b.size[n], b.done[from] = size, n
+	if from.Anchor != "" {
+		b.anchored[from] = n
+	}
 	return n, nil
 }
 

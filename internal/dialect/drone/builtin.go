@@ -5,9 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
-	"slipway/internal/ci"
 	"slipway/internal/plan"
 	"slipway/internal/yaml"
 )
@@ -74,6 +72,11 @@ func (b *builtin) checkKeys() {
 // read hands every setting to its option. What plugins/docker takes from variables is a setting too.
 func (b *builtin) read(options map[string]option) {
 	settings := slices.Clone(b.step.settings)
+	for i, s := range settings {
+		if s.value.Secret == "" {
+			settings[i].value = plan.Text(asWritten(s.node))
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(b.step.environment)) {
 		key, isSetting := strings.CutPrefix(name, "PLUGIN_")
 		if login, isLogin := strings.CutPrefix(name, "DOCKER_"); isLogin && slices.Contains([]string{"REGISTRY", "USERNAME", "PASSWORD"}, login) {
@@ -134,6 +137,9 @@ func (b *builtin) textTo(to *string) option {
 func (b *builtin) boolTo(to *bool) option {
 	return option{read: func(s setting) {
 		v, err := strconv.ParseBool(b.plain(s))
+		if yes, ok := s.node.Value().(bool); ok {
+			v, err = yes, nil
+		}
 		if err != nil && !b.open(s) && s.value.Secret == "" {
 			b.bad(s, "must be true or false")
 		}
@@ -223,215 +229,4 @@ func (b *builtin) fromEnv(name string) (plan.Value, bool) {
 	}
 	text, ok := b.in.Event.Params[name]
 	return plan.Text(text), ok
-}
-
-// Reasons why settings of plugins/docker have no effect.
-const (
-	noDaemon = "Slipway builds images without a Docker daemon"
-	noLabels = "Slipway adds no labels by itself"
-)
-
-func (b *builtin) image(planned *plan.Step) bool {
-	image := &plan.Image{}
-	planned.Image = image
-	var autoTag, compress bool
-	var suffix string
-	var fromEnv []string
-	var autoTagAt, repoAt setting
-	flag := func(to *bool, at *setting) option {
-		return option{read: func(s setting) { b.boolTo(to).read(s); *at = s }}
-	}
-	missing := b.fromEnv
-	options := map[string]option{
-		"repo":                {read: func(s setting) { image.Repo, repoAt = s.value, s }},
-		"registry":            {read: func(s setting) { image.Registry = registryHost(s.value) }},
-		"tags":                {read: func(s setting) { image.Tags = b.tags(s) }},
-		"tag":                 {read: func(s setting) { image.Tags = b.tags(s) }},
-		"auto_tag":            flag(&autoTag, &autoTagAt),
-		"auto_tag_suffix":     b.textTo(&suffix),
-		"dockerfile":          b.pathTo(&image.Dockerfile),
-		"context":             b.pathTo(&image.Context),
-		"target":              b.textTo(&image.Target),
-		"build_args":          b.pairsTo(&image.Args, missing),
-		"build_args_from_env": b.listTo(&fromEnv),
-		"labels":              b.pairsTo(&image.Labels, nil),
-		"custom_labels":       b.pairsTo(&image.Labels, nil),
-		"cache_from":          b.listTo(&image.CacheFrom),
-		"no_cache":            b.boolTo(&image.NoCache),
-		"pull_image":          b.boolTo(&image.Pull),
-		"username":            b.valueTo(&image.Username),
-		"password":            b.valueTo(&image.Password),
-		"dry_run":             b.boolTo(&image.DryRun),
-		"insecure":            b.boolTo(&image.Insecure),
-	}
-	if !b.own() {
-		image.Pull = true // the plugin does, unless it is told not to
-		maps.Copy(options, map[string]option{
-			"compress":            b.boolTo(&compress),
-			"mirror":              {ignored: "mirrors are set up at the runner"},
-			"purge":               {ignored: noDaemon + ", and cleans up by itself"},
-			"email":               {ignored: "registries do not ask for it"},
-			"debug":               {ignored: noDaemon},
-			"quiet":               {ignored: "the log is always shown"},
-			"link":                {ignored: noLabels},
-			"auto_label":          {ignored: noLabels},
-			"label_schema":        {ignored: noLabels},
-			"force_tag":           {ignored: "tags are always moved"},
-			"use_cache":           {ignored: "layers are always reused, unless no_cache is set"},
-			"squash":              {later: "squash"},
-			"config":              {later: "a Docker configuration in config"},
-			"add_host":            {later: "add_host"},
-			"network":             {later: "network"},
-			"platform":            {later: "another platform"},
-			"secret":              {later: "secret"},
-			"secrets_from_env":    {later: "secrets_from_env"},
-			"secrets_from_file":   {later: "secrets_from_file"},
-			"ssh_agent_key":       {later: "ssh_agent_key"},
-			"base_image_registry": {later: "a login at the registry of the base image"},
-			"base_image_username": {later: "a login at the registry of the base image"},
-			"base_image_password": {later: "a login at the registry of the base image"},
-			"push_only":           {later: "push_only"},
-			"source_image":        {later: "source_image"},
-			"card_path":           {ignored: "Slipway has no cards"},
-			"artifact_file":       {later: "artifact_file"},
-		})
-		for _, daemon := range []string{"bip", "mtu", "ipv6", "experimental", "storage_driver", "storage_path", "custom_dns", "custom_dns_search", "daemon_off", "launch_debug"} {
-			options[daemon] = option{ignored: noDaemon}
-		}
-	}
-	b.read(options)
-
-	if image.Repo.IsZero() && !image.DryRun && !b.literal {
-		b.errorf(b.step.at, "step %q: the setting repo must name the repository to push to", b.step.name)
-	}
-	if repo := image.Repo.Text; repo != "" && imageName(repo) != imageName(repo+":latest") && !b.open(repoAt) {
-		b.bad(repoAt, "is %q; the tag belongs into the setting tags", repo)
-	}
-	if image.Dockerfile == "" && image.Context != "" && !b.own() {
-		image.Dockerfile = "Dockerfile" // the plugin looks at the root of the repo, not in the context
-	}
-	for _, name := range fromEnv {
-		if v, ok := b.fromEnv(name); ok {
-			if image.Args == nil {
-				image.Args = map[string]plan.Value{}
-			}
-			image.Args[name] = v
-		}
-	}
-	if autoTag {
-		return b.autoTag(image, suffix, autoTagAt)
-	}
-	if len(image.Tags) == 0 {
-		image.Tags = []plan.Value{plan.Text("latest")}
-	}
-	return true
-}
-
-// autoTag sets the tags that follow from the event, and returns false if there are none: then there is nothing to do.
-func (b *builtin) autoTag(image *plan.Image, suffix string, at setting) bool {
-	tag := b.in.Event.TagName()
-	if tag == "" && b.in.Event.Ref != "refs/heads/"+b.in.Repo.Branch {
-		return false
-	}
-	tags, ok := autoTags(tag, suffix)
-	if !ok {
-		if !b.literal {
-			b.bad(at, "needs a tag that is a version, such as v1.2.3, not %q", tag)
-		}
-		return false
-	}
-	image.Tags = nil
-	for _, t := range tags {
-		image.Tags = append(image.Tags, plan.Text(t))
-	}
-	return true
-}
-
-func (b *builtin) tags(s setting) []plan.Value {
-	if s.value.Secret != "" {
-		return []plan.Value{s.value}
-	}
-	var tags []plan.Value
-	for _, tag := range splitList(s.value.Text) {
-		if !b.open(s) && !validTag(tag) {
-			b.bad(s, "has %q, which cannot be the tag of an image", tag)
-		}
-		tags = append(tags, plan.Text(tag))
-	}
-	return tags
-}
-
-// validTag follows https://github.com/opencontainers/distribution-spec, section "Pulling manifests".
-func validTag(tag string) bool {
-	for i, c := range tag {
-		switch {
-		case c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z':
-		case i > 0 && (c == '.' || c == '-'):
-		default:
-			return false
-		}
-	}
-	return len(tag) > 0 && len(tag) <= 128
-}
-
-// registryHost makes a host of what people write for a registry: it may be a URL.
-func registryHost(v plan.Value) plan.Value {
-	if v.Text == "" {
-		return v
-	}
-	host := v.Text
-	if _, rest, ok := strings.Cut(host, "://"); ok {
-		host, _, _ = strings.Cut(rest, "/")
-	}
-	host = strings.TrimSuffix(host, "/")
-	if host == "index.docker.io" || host == "registry-1.docker.io" {
-		host = "docker.io"
-	}
-	return plan.Text(host)
-}
-
-func (b *builtin) deploy(planned *plan.Step) bool {
-	deploy := &plan.Deploy{Environment: "production"}
-	planned.Deploy = deploy
-	if e := b.in.Event; (e.Kind == ci.Promote || e.Kind == ci.Rollback) && e.DeployTo != "" {
-		deploy.Environment = e.DeployTo
-	}
-	b.read(map[string]option{
-		"manifests": {read: func(s setting) {
-			for _, p := range splitList(b.plain(s)) {
-				if p = b.path(s, p); p == "" {
-					p = "."
-				}
-				deploy.Manifests = append(deploy.Manifests, p)
-			}
-		}},
-		"namespace":   b.valueTo(&deploy.Namespace),
-		"environment": b.textTo(&deploy.Environment),
-		"images":      b.pairsTo(&deploy.Images, nil),
-		"kubeconfig":  b.valueTo(&deploy.Kubeconfig),
-		"timeout": {read: func(s setting) {
-			if seconds, ok := parseTimeout(b.plain(s)); ok {
-				deploy.Timeout = seconds
-			} else if !b.open(s) && s.value.Secret == "" {
-				b.bad(s, "must be a time such as 5m or 90s")
-			}
-		}},
-	})
-	if len(deploy.Manifests) == 0 {
-		b.errorf(b.step.at, "step %q: the setting manifests must name the files or folders to deploy", b.step.name)
-	}
-	return true
-}
-
-// parseTimeout reads a duration, or a number of seconds, of at least one second and at most a day.
-func parseTimeout(text string) (seconds int64, ok bool) {
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		n, err := strconv.ParseInt(text, 10, 32)
-		if err != nil {
-			return 0, false
-		}
-		d = time.Duration(n) * time.Second
-	}
-	return int64(d / time.Second), d >= time.Second && d <= 24*time.Hour
 }

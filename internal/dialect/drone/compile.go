@@ -18,8 +18,9 @@ import (
 
 // Bounds of a file.
 const (
-	maxBytes = 1 << 20
-	maxSteps = 2000 // of all pipelines together
+	maxBytes     = 1 << 20
+	maxSteps     = 2000 // of all pipelines together
+	maxDocuments = 2 * plan.MaxJobs
 )
 
 // Files returns the names that a repo is searched for, best first.
@@ -91,9 +92,10 @@ func (c *compiler) job(chosen chosen) (plan.Job, bool) {
 	if !p.clone.disable {
 		job.Steps = append(job.Steps, c.clone(p.clone))
 	}
-	order := sequence{serial: !usesGraph(p), planned: map[string][]string{}, dropped: map[string][]string{}}
+	order := sequence{serial: !usesGraph(p), dropped: map[string][]string{}}
 	if !p.clone.disable {
 		order.add("clone", nil)
+		order.first = order.last
 	}
 	for _, s := range slices.Concat(p.services, p.steps) {
 		number := len(job.Steps) + 1
@@ -149,9 +151,8 @@ func usesGraph(p *pipeline) bool {
 // sequence finds out what each step waits for. A step that is not planned is replaced by what it would have waited for.
 type sequence struct {
 	serial  bool
-	last    []string // the step before, in serial mode
+	last    []string // the step before
 	first   []string // the clone, if there is one
-	planned map[string][]string
 	dropped map[string][]string
 }
 
@@ -180,10 +181,6 @@ func (q *sequence) needs(dependsOn []string) []string {
 func (q *sequence) add(name string, dependsOn []string) []string {
 	needs := q.needs(dependsOn)
 	q.last = []string{name}
-	if len(q.planned) == 0 && name == "clone" {
-		q.first = q.last
-	}
-	q.planned[name] = needs
 	return needs
 }
 
@@ -216,6 +213,9 @@ func (c *compiler) step(p *pipeline, s *step, vars variables, number int) (plan.
 	return planned, true
 }
 
+// skipRest is the exit code by which a step ends its pipeline early, and well.
+const skipRest = 78
+
 func (c *compiler) exec(p *pipeline, s *step) *plan.Exec {
 	e := &plan.Exec{
 		Image:       s.image,
@@ -231,6 +231,9 @@ func (c *compiler) exec(p *pipeline, s *step) *plan.Exec {
 		HostNetwork: s.networkMode == "host",
 		Limits:      s.limits,
 	}
+	if !s.service && !s.detach {
+		e.SkipRestCode = skipRest
+	}
 	if len(s.commands) > 0 {
 		e.Entrypoint, e.Args, e.Script = []string{"/bin/sh"}, nil, script(s.commands)
 	}
@@ -240,7 +243,7 @@ func (c *compiler) exec(p *pipeline, s *step) *plan.Exec {
 			e.WorkingDir = path.Join(p.workspace.full(), e.WorkingDir)
 		}
 		e.WorkingDir = path.Clean(e.WorkingDir)
-	case (s.service || s.detach) && len(s.commands) == 0:
+	case s.service && len(s.commands) == 0:
 		// It keeps the image's.
 	default:
 		e.WorkingDir = p.workspace.full()

@@ -170,11 +170,33 @@ func (r *reader) patterns(n *yaml.Node, what string, values []string) []string {
 			}
 		case !doublestar.ValidatePattern(p):
 			r.errorf(item.Pos, "%s: %q is not a valid pattern", what, p)
+		case alternatives(p) > maxAlternatives:
+			r.errorf(item.Pos, "%s: the pattern has more than %d alternatives", what, maxAlternatives)
 		case len(values) > 0 && !matchesOne(p, values):
 			r.warnf(item.Pos, "%s: %q matches none of %s%s", what, p, strings.Join(values, ", "), didYouMean(p, values))
 		}
 	}
 	return patterns
+}
+
+// Matching tries all combinations of the alternatives of a pattern, {a,b}{c,d}, one after the other.
+const maxAlternatives = 1000
+
+// alternatives returns about how many combinations a pattern has; too many is all that matters.
+func alternatives(pattern string) int {
+	product, group := 1, 1
+	for _, c := range pattern {
+		switch c {
+		case '{', '}':
+			if product *= group; product > maxAlternatives {
+				return product
+			}
+			group = 1
+		case ',':
+			group++
+		}
+	}
+	return product * group
 }
 
 func matchesOne(pattern string, values []string) bool {

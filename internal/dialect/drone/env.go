@@ -122,6 +122,9 @@ func buildVariables(in plan.Input) variables {
 	} {
 		v[name] = plan.FromFact(fact)
 	}
+	if in.System.Registry != "" {
+		v.text("SLIPWAY_REGISTRY", in.System.Registry)
+	}
 	if tag := e.TagName(); tag != "" {
 		v.text("DRONE_TAG", tag)
 		for name, text := range semverVariables(tag) {

@@ -1,6 +1,7 @@
 package drone
 
 import (
+	"fmt"
 	"path"
 	"strings"
 )
@@ -38,9 +39,9 @@ func (r *reader) lint(p *pipeline, trusted bool) {
 		switch {
 		case trusted:
 		case v.Host != "":
-			r.errorf(v.at, "volume %q mounts a folder of the host, which only a trusted repo may", v.Name)
+			r.errorf(v.at, "volume %q mounts a folder of the host, which is only for trusted repos", v.Name)
 		case v.Memory:
-			r.errorf(v.at, "volume %q is in memory, which only a trusted repo may have", v.Name)
+			r.errorf(v.at, "volume %q is in memory, which is only for trusted repos", v.Name)
 		}
 	}
 	names := map[string]bool{"clone": !p.clone.disable}
@@ -92,6 +93,11 @@ func (r *reader) lintStep(s *step, names, volumes map[string]bool) {
 			r.errorf(m.at, "%s %q: the pipeline has no volume %q", noun, s.name, m.Source)
 		}
 	}
+	if builtinKind(s) == "" {
+		for _, setting := range s.settings {
+			r.warnOfNumbers(setting.node, fmt.Sprintf("%s %q: settings: %s", noun, s.name, setting.name))
+		}
+	}
 	if len(s.commands) > 0 {
 		for _, key := range []string{"entrypoint", "command"} {
 			if at, has := s.set[key]; has {
@@ -103,9 +109,6 @@ func (r *reader) lintStep(s *step, names, volumes map[string]bool) {
 		if name, address, ok := strings.Cut(host, ":"); (!ok || name == "" || address == "") && !strings.Contains(host, "${") {
 			r.errorf(s.set["extra_hosts"], "%s %q: %q is not of the form name:address", noun, s.name, host)
 		}
-	}
-	if _, ok := s.when.outcomes(); !ok && !r.literal {
-		r.warnf(s.set["when"], "%s %q: its status matches neither success nor failure", noun, s.name)
 	}
 	if _, has := s.set["settings"]; has && s.service {
 		r.warnf(s.set["settings"], "%s %q: settings are for plugins; a service gets them as PLUGIN_ variables", noun, s.name)
@@ -127,11 +130,11 @@ func (r *reader) lintTrust(s *step) {
 		{s.limits.SharedMemory > 0, "shm_size", "sets the size of /dev/shm"},
 	} {
 		if of.needs {
-			r.errorf(s.set[of.key], "step %q %s, which only one of a trusted repo may", s.name, of.what)
+			r.errorf(s.set[of.key], "step %q %s, which is only for trusted repos", s.name, of.what)
 		}
 	}
 	if image := imageName(s.image); dockerPlugins[image] && image != pluginDocker && s.isPlugin() {
-		r.errorf(s.imageAt, "step %q: %s runs a Docker daemon, which only a trusted repo may; use plugins/docker, which needs none, with registry, username and password", s.name, image)
+		r.errorf(s.imageAt, "step %q: %s runs a Docker daemon, which is only for trusted repos; use plugins/docker, which needs none, with registry, username and password", s.name, image)
 	}
 }
 

@@ -1,6 +1,7 @@
 package drone
 
 import (
+	"fmt"
 	"path"
 	"strings"
 
@@ -168,7 +169,9 @@ func (r *reader) pipeline(n *yaml.Node) *pipeline {
 	if p.name == "" {
 		p.name = "default"
 	}
-	if len(p.steps) == 0 && len(p.services) == 0 {
+	if n := len(p.steps) + len(p.services); n >= plan.MaxSteps {
+		r.errorf(p.at, "pipeline %q has %d steps; fewer than %d are allowed", p.name, n, plan.MaxSteps)
+	} else if n == 0 {
 		r.errorf(p.at, "pipeline %q has no steps", p.name)
 	}
 	return p
@@ -178,8 +181,10 @@ func (r *reader) checkWorkspace(w workspace, n *yaml.Node) {
 	if r.literal && strings.Contains(w.base+w.path, "${") {
 		return
 	}
-	if w.root() == "/" || w.checkout() == ".." || strings.HasPrefix(w.checkout(), "../") || !strings.HasPrefix(w.full()+"/", w.root()+"/") {
-		r.errorf(n.Pos, "workspace: %s is not a folder below %s, and below /", w.full(), w.root())
+	if w.root() == "/" {
+		r.errorf(n.Pos, "workspace: the base must be a folder below /")
+	} else if _, ok := below(w.root(), w.full()); !ok {
+		r.errorf(n.Pos, "workspace: %s is outside of %s", w.full(), w.root())
 	}
 }
 
@@ -217,7 +222,7 @@ func (r *reader) references(n *yaml.Node, what string) []reference {
 	}
 	var refs []reference
 	for _, item := range n.Items {
-		refs = append(refs, reference{r.text(item, "each of "+what), item.Pos})
+		refs = append(refs, reference{r.text(item, what+": each"), item.Pos})
 	}
 	return refs
 }
@@ -310,7 +315,7 @@ func (r *reader) step(n *yaml.Node, noun string) *step {
 		s.set[e.Key.Text] = e.Key.Pos
 	}
 	if name := n.Get("name"); name != nil && name.Kind == yaml.Scalar {
-		noun += " " + name.Text
+		noun = fmt.Sprintf("%s %q", noun, name.Text)
 	}
 	what := func(key string) string { return noun + ": " + key }
 	r.mapping(n, noun, fields{
@@ -343,7 +348,7 @@ func (r *reader) step(n *yaml.Node, noun string) *step {
 		"memswap_limit": {read: r.bytesTo(&s.limits.Swap, what("memswap_limit"))},
 		"shm_size":      {read: r.bytesTo(&s.limits.SharedMemory, what("shm_size"))},
 
-		"shell":     {later: "another shell"},
+		"shell":     {later: "shell"},
 		"build":     {later: "build"},
 		"push":      {later: "push"},
 		"ports":     {ignored: "steps reach each other at every port"},

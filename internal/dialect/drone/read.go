@@ -19,7 +19,24 @@ type reader struct {
 	literal bool
 }
 
+// maxProblems bounds the warnings, and the errors, that are kept of a file.
+const maxProblems = 200
+
+// full reports whether no more problems of a severity are kept.
+func (r *reader) full(severity plan.Severity) bool {
+	n := 0
+	for _, p := range *r.problems {
+		if p.Severity == severity {
+			n++
+		}
+	}
+	return n >= maxProblems
+}
+
 func (r *reader) report(severity plan.Severity, at yaml.Pos, format string, args ...any) {
+	if r.full(severity) {
+		return
+	}
 	*r.problems = append(*r.problems, plan.Problem{
 		File: r.file, Line: at.Line, Column: at.Column, Severity: severity, Message: fmt.Sprintf(format, args...),
 	})
@@ -79,6 +96,12 @@ func (r *reader) mapping(n *yaml.Node, what string, schema fields) {
 
 // unknown warns of a key that Drone does not know either: it ignores such a key without a word.
 func (r *reader) unknown(key *yaml.Node, what string, schema fields) {
+	if strings.HasPrefix(key.Text, "x-") || strings.HasPrefix(key.Text, ".") || strings.HasPrefix(key.Text, "_") {
+		return // where people keep what they refer to by aliases
+	}
+	if r.full(plan.SeverityWarning) {
+		return
+	}
 	known := make([]string, 0, len(schema))
 	for k := range schema {
 		known = append(known, k)
@@ -128,7 +151,7 @@ func (r *reader) list(n *yaml.Node, what string) []string {
 	}
 	items := make([]string, 0, len(n.Items))
 	for _, item := range n.Items {
-		items = append(items, r.text(item, "each of "+what))
+		items = append(items, r.text(item, what+": each"))
 	}
 	return items
 }
@@ -216,9 +239,6 @@ func (r *reader) absTo(to *string, what string) func(*yaml.Node) {
 // value reads a text or {from_secret: name}.
 func (r *reader) value(n *yaml.Node, what string) plan.Value {
 	if n.Kind == yaml.Scalar {
-		if n.IsNull() {
-			return plan.Value{}
-		}
 		return plan.Text(n.Text)
 	}
 	if name, ok := r.fromSecret(n, what); ok {
@@ -261,7 +281,9 @@ func (r *reader) environment(n *yaml.Node, what string) map[string]plan.Value {
 			r.errorf(e.Key.Pos, "%s: %q cannot be the name of a variable", what, name)
 			continue
 		}
-		env[name] = r.value(e.Value, what+": "+name)
+		if !e.Value.IsNull() { // without a value there is no variable, which an empty one would be
+			env[name] = r.value(e.Value, what+": "+name)
+		}
 	}
 	return env
 }

@@ -12,6 +12,7 @@ import (
 // document is a part of the file, as it is written.
 type document struct {
 	yaml.Document
+	root     *yaml.Node
 	pipeline *pipeline
 }
 
@@ -42,9 +43,13 @@ func (c *compiler) choose(src plan.Source) []chosen {
 	var docs []document
 	var pipelines []*pipeline
 	split := yaml.Split(text)
+	if len(split) > maxDocuments {
+		r.errorf(yaml.Pos{Line: split[maxDocuments].Line, Column: 1}, "the file has more than %d documents", maxDocuments)
+		return nil
+	}
 	for _, d := range split {
-		doc := document{Document: d, pipeline: c.outline(d)}
-		if doc.pipeline != nil {
+		doc := document{Document: d}
+		if c.outline(&doc) {
 			docs = append(docs, doc)
 			pipelines = append(pipelines, doc.pipeline)
 		}
@@ -97,13 +102,14 @@ func (c *compiler) match(docs []document) []chosen {
 	return all
 }
 
-// outline reads a document as it is written. It returns nil if that is no pipeline, or is broken.
-func (c *compiler) outline(doc yaml.Document) *pipeline {
-	root := c.parse(doc, doc.Text, doc.At)
-	if root == nil || !c.literal.header(root) {
-		return nil
+// outline reads a document as it is written, and reports whether it is a pipeline.
+func (c *compiler) outline(doc *document) bool {
+	doc.root = c.parse(doc.Text, doc.At)
+	if doc.root == nil || !c.literal.header(doc.root) {
+		return false
 	}
-	p := c.literal.pipeline(root)
+	p := c.literal.pipeline(doc.root)
+	doc.pipeline = p
 	c.literal.lint(p, c.in.Repo.Trusted)
 	for _, s := range p.steps {
 		if kind := builtinKind(s); kind != "" {
@@ -112,12 +118,12 @@ func (c *compiler) outline(doc yaml.Document) *pipeline {
 		}
 	}
 	// The text must be fit for substitution even if the pipeline does not run now.
-	c.substitute(doc, stageVariables(c.build, p, 0, nil, "", ""))
-	return p
+	c.substitute(doc.Document, stageVariables(c.build, p, 0, nil, "", ""))
+	return true
 }
 
 // parse reads one text of a document.
-func (c *compiler) parse(doc yaml.Document, text string, at func(yaml.Pos) yaml.Pos) *yaml.Node {
+func (c *compiler) parse(text string, at func(yaml.Pos) yaml.Pos) *yaml.Node {
 	root, duplicates, err := yaml.Parse(text, at)
 	if err != nil {
 		pos, message := yaml.ErrorAt(err)
@@ -217,7 +223,10 @@ func (c *compiler) substituted(chosen chosen) (*pipeline, variables) {
 	if !ok {
 		return nil, nil
 	}
-	root := c.parse(chosen.Document, text, at)
+	root := chosen.root
+	if text != chosen.Text {
+		root = c.parse(text, at)
+	}
 	if root == nil {
 		return nil, nil
 	}

@@ -40,7 +40,6 @@ func (r *reader) settings(n *yaml.Node, what string) []setting {
 			s.value = plan.FromSecret(secret)
 		} else {
 			s.value = plan.Text(encode(e.Value.Value()))
-			r.warnOfNumbers(e.Value, what+": "+s.name)
 		}
 		all = append(all, s)
 	}
@@ -62,6 +61,25 @@ func (r *reader) warnOfNumbers(n *yaml.Node, what string) {
 			}
 		}
 	}
+}
+
+// asWritten is what a built-in step gets: numbers keep their digits, so that a tag such as 1.10 or 00012345 is what it
+// looks like.
+func asWritten(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.Scalar:
+		return n.Text
+	case yaml.Sequence:
+		items := make([]string, len(n.Items))
+		for i, item := range n.Items {
+			if item.Kind != yaml.Scalar {
+				return encode(n.Value())
+			}
+			items[i] = item.Text
+		}
+		return strings.Join(items, ",")
+	}
+	return encode(n.Value())
 }
 
 // pluginName is the variable by which a plugin gets a setting.

@@ -1,0 +1,55 @@
+package drone
+
+import (
+	"strconv"
+	"time"
+
+	"slipway/internal/ci"
+	"slipway/internal/plan"
+)
+
+func (b *builtin) deploy(planned *plan.Step) bool {
+	deploy := &plan.Deploy{Environment: "production"}
+	planned.Deploy = deploy
+	if e := b.in.Event; (e.Kind == ci.Promote || e.Kind == ci.Rollback) && e.DeployTo != "" {
+		deploy.Environment = e.DeployTo
+	}
+	b.read(map[string]option{
+		"manifests": {read: func(s setting) {
+			for _, p := range splitList(b.plain(s)) {
+				if p = b.path(s, p); p == "" {
+					p = "."
+				}
+				deploy.Manifests = append(deploy.Manifests, p)
+			}
+		}},
+		"namespace":   b.valueTo(&deploy.Namespace),
+		"environment": b.textTo(&deploy.Environment),
+		"images":      b.pairsTo(&deploy.Images, nil),
+		"kubeconfig":  b.valueTo(&deploy.Kubeconfig),
+		"timeout": {read: func(s setting) {
+			if seconds, ok := parseTimeout(b.plain(s)); ok {
+				deploy.Timeout = seconds
+			} else if !b.open(s) && s.value.Secret == "" {
+				b.bad(s, "must be a time such as 5m or 90s")
+			}
+		}},
+	})
+	if len(deploy.Manifests) == 0 {
+		b.errorf(b.step.at, "step %q: the setting manifests must name the files or folders to deploy", b.step.name)
+	}
+	return true
+}
+
+// parseTimeout reads a duration, or a number of seconds, of at least one second and at most a day.
+func parseTimeout(text string) (seconds int64, ok bool) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		n, err := strconv.ParseInt(text, 10, 32)
+		if err != nil {
+			return 0, false
+		}
+		d = time.Duration(n) * time.Second
+	}
+	return int64(d / time.Second), d >= time.Second && d <= 24*time.Hour
+}
