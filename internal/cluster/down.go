@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,17 +31,12 @@ func Down(ctx context.Context, opts Options) error {
 		return errors.New("stopping a cluster needs root: run `sudo slipway cluster down`")
 	}
 	say := newProgress(opts.Progress).say
-	var s state
 	if _, err := os.Stat(l.data); err == nil {
 		unlock, err := l.lock(ctx, func() { say("waiting for another command on this cluster") })
 		if err != nil {
 			return err
 		}
 		defer unlock()
-		// Without it everything but empty folders is still found.
-		if s, err = l.loadState(); err != nil && !errors.Is(err, fs.ErrNotExist) && !opts.Delete {
-			say("%v", err)
-		}
 	}
 	// What has begun is carried through: a half-stopped cluster is of no use.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downLimit)
@@ -49,22 +45,31 @@ func Down(ctx context.Context, opts Options) error {
 	killed, err := l.stopAll(ctx)
 	errs := []error{err}
 	errs = append(errs, l.removeNetwork(ctx), l.removeNamespaces(), l.cgroups().remove(ctx))
-	for _, dir := range s.Made {
-		// Not empty means that somebody else uses it by now.
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {
-			errs = append(errs, err)
-		}
-	}
-	if s.Made != nil {
-		s.Made = nil
-		errs = append(errs, l.saveState(s))
-	}
+	errs = append(errs, lockFolder(ctx, "/run", l.removeTargets))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop the cluster in %s: %w", l.data, err)
 	}
 	say("stopped: %d processes ended, nothing is left running", killed)
 	if opts.Delete {
 		return l.delete(say)
+	}
+	return nil
+}
+
+// removeTargets removes the folders that were made to mount on, after the last cluster: with the folder, the kernel would
+// take away what the others have mounted on it.
+func (l layout) removeTargets() error {
+	if others, err := filepath.Glob("/run/slipway-*"); err != nil || len(others) > 0 {
+		return err
+	}
+	for dir := range l.mountTargets() {
+		entries, err := os.ReadDir(dir)
+		if err != nil || len(entries) != 1 || entries[0].Name() != madeBySlipway {
+			continue // not there, or somebody's
+		}
+		if err := errors.Join(os.Remove(filepath.Join(dir, madeBySlipway)), os.Remove(dir)); err != nil {
+			return fmt.Errorf("remove a folder that was made to mount on: %w", err)
+		}
 	}
 	return nil
 }

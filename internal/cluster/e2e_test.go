@@ -1,55 +1,40 @@
 package cluster_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"slipway/internal/cluster"
 	"slipway/internal/cluster/clustertest"
 	"slipway/internal/testneeds"
 )
 
-// answer is a server that says who it is, and can be told to ask another one.
-const answer = `package main
-
-import (
-	"fmt"
-	"io"
-	"net/http"
-	"os"
-)
-
-func main() {
-	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		name, _ := os.Hostname()
-		fmt.Fprintf(w, "hello from %s", name)
-	})
-	http.HandleFunc("/ask", func(w http.ResponseWriter, r *http.Request) {
-		resp, err := http.Get(r.FormValue("url"))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadGateway)
-			return
-		}
-		defer resp.Body.Close()
-		io.Copy(w, resp.Body)
-	})
-	fmt.Println("listening")
-	panic(http.ListenAndServe(":8080", nil))
-}
-`
+//go:embed testdata/answer.go
+var answer string
 
 const deployment = `
 apiVersion: apps/v1
@@ -85,7 +70,7 @@ func TestLife(t *testing.T) {
 		return
 	}
 	opts.Progress = t.Output()
-	before := traces(t)
+	before := traces(t, opts)
 	ctx := t.Context()
 	t.Cleanup(func() {
 		all := opts
@@ -93,7 +78,7 @@ func TestLife(t *testing.T) {
 		if err := cluster.Down(context.WithoutCancel(ctx), all); err != nil {
 			t.Error(err)
 		}
-		compare(t, before, traces(t))
+		compare(t, before, traces(t, opts))
 		if _, err := os.Stat(opts.Data); !os.IsNotExist(err) {
 			t.Errorf("the data folder is still there: %v", err)
 		}
@@ -131,6 +116,7 @@ func TestLife(t *testing.T) {
 		}
 	})
 	t.Run("Access", func(t *testing.T) { testAccess(t, c) })
+	t.Run("Registry", func(t *testing.T) { testRegistry(t, c, address) })
 	t.Run("Up on a ready cluster changes nothing", func(t *testing.T) {
 		was := pids(t, opts)
 		up(t, opts)
@@ -153,7 +139,7 @@ func TestLife(t *testing.T) {
 	}
 	t.Run("Down and up bring back what was deployed", func(t *testing.T) {
 		down(t, opts)
-		compare(t, before, traces(t))
+		compare(t, before, traces(t, opts))
 		up(t, opts)
 		c.Kubectl("rollout", "status", "deployment/hello", "--timeout=60s")
 		eventually(t, func() error {
@@ -169,7 +155,7 @@ func TestLife(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 		down(t, opts)
-		compare(t, before, traces(t))
+		compare(t, before, traces(t, opts))
 	})
 	t.Run("Up after a start that was cut off", func(t *testing.T) {
 		cut, cancel := context.WithCancel(ctx)
@@ -184,6 +170,69 @@ func TestLife(t *testing.T) {
 		}
 		up(t, opts)
 	})
+}
+
+// testRegistry pulls from a registry on this machine's loopback that wants a token.
+func testRegistry(t *testing.T, c *clustertest.Cluster, pod string) {
+	var token atomic.Value
+	token.Store("Bearer one")
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != token.Load() {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	program := clustertest.Program(t, answer)
+	for _, repo := range []string{"hello", "library/mirrored"} {
+		var archive bytes.Buffer
+		if err := cluster.WriteProgramImage(&archive, host+"/"+repo+":1", program); err != nil {
+			t.Fatal(err)
+		}
+		image, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive.Bytes())), nil }, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref, err := name.ParseReference(host + "/" + repo + ":1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.Write(ref, image, remote.WithAuth(&authn.Bearer{Token: "one"})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set := func(authorization string) {
+		t.Helper()
+		opts := c.Options
+		opts.Registries = []cluster.Registry{{Host: host, Authorization: authorization, Mirrors: []string{"docker.io"}}}
+		if err := cluster.SetRegistries(t.Context(), opts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(name, image string) {
+		t.Helper()
+		c.Kubectl("run", name, "--image="+image, "--image-pull-policy=Always")
+		c.Kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/"+name)
+	}
+	set("Bearer one")
+	run("pulled", host+"/hello:1")
+	run("mirrored", "mirrored:1")
+
+	token.Store("Bearer two")
+	c.Kubectl("run", "refused", "--image="+host+"/hello:1", "--image-pull-policy=Always")
+	c.Kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImagePull", "--timeout=60s", "pod/refused")
+	set("Bearer two")
+	run("again", host+"/hello:1")
+
+	// The node reaches that port of the loopback; pods don't.
+	link := strings.TrimSuffix(strings.TrimPrefix(c.Kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"), "https://"), ".2:6443") + ".1"
+	_, port, _ := strings.Cut(host, ":")
+	if got := get(t, pod+"/ask?url=http://"+link+":"+port+"/v2/"); !strings.Contains(got, "connection refused") {
+		t.Errorf("a pod that asks the registry got %q", got)
+	}
 }
 
 // testAccess checks who may do what.
@@ -321,6 +370,9 @@ func isolated(t *testing.T) bool {
 	t.Helper()
 	const marker = "SLIPWAY_TEST_ISOLATED"
 	if os.Getenv(marker) == t.Name() {
+		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+			t.Fatalf("bring the loopback up: %v: %s", err, out)
+		}
 		return true
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=8m")
@@ -338,7 +390,7 @@ func isolated(t *testing.T) bool {
 }
 
 // traces lists what a cluster could leave behind.
-func traces(t *testing.T) map[string][]string {
+func traces(t *testing.T, opts cluster.Options) map[string][]string {
 	t.Helper()
 	found := map[string][]string{}
 	for what, cmd := range map[string][]string{
@@ -359,13 +411,19 @@ func traces(t *testing.T) map[string][]string {
 	for line := range strings.Lines(string(mounts)) {
 		found["mounts"] = append(found["mounts"], strings.Fields(line)[4])
 	}
-	// Namespaces and folders are not the test's own: other clusters may come and go. Those of this test bear its folder.
-	for what, pattern := range map[string]string{"cgroups": "/sys/fs/cgroup/*/slipway-*", "network namespaces": "/run/netns/*", "run": "/run/slipway-*"} {
-		found[what], _ = filepath.Glob(pattern)
+	// These are not the test's own: other clusters come and go meanwhile.
+	r, err := cluster.Status(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, dir := range []string{"/var/lib/kubelet", "/var/lib/cni", "/run/containerd", "/var/log/containers", "/var/log/pods", "/opt/containerd", "/opt/cni", "/etc/cni"} {
-		if _, err := os.Stat(dir); err == nil {
-			found["folders"] = append(found["folders"], dir)
+	found["cgroups"], _ = filepath.Glob("/sys/fs/cgroup/*/" + r.ID)
+	found["network namespaces"], _ = filepath.Glob("/run/netns/" + r.ID)
+	found["run"], _ = filepath.Glob("/run/" + r.ID)
+	if others, _ := filepath.Glob("/run/slipway-*"); len(others) == 0 {
+		for _, dir := range []string{"/var/lib/kubelet", "/var/lib/cni", "/run/containerd", "/var/log/containers", "/var/log/pods", "/opt/containerd", "/opt/cni", "/etc/cni"} {
+			if _, err := os.Stat(dir); err == nil {
+				found["folders"] = append(found["folders"], dir)
+			}
 		}
 	}
 	stats, _ := filepath.Glob("/proc/[0-9]*/ns/net")

@@ -158,7 +158,7 @@ func firewallRules(id string, n network, loopbackPorts []uint16) string {
 		fmt.Fprintf(&b, "\t\tiifname %q ip saddr %s ip daddr %s tcp dport %d dnat to 127.0.0.1:%d\n", id, n.node(), n.host(), port, port)
 	}
 	fmt.Fprintf(&b, "\t}\n\tchain input {\n\t\ttype filter hook input priority filter; policy accept;\n")
-	fmt.Fprintf(&b, "\t\tiifname %q ip daddr 127.0.0.0/8 ct status != dnat drop\n\t}\n", id)
+	fmt.Fprintf(&b, "\t\tiifname %[1]q ct status dnat accept\n\t\tiifname %[1]q ip daddr 127.0.0.0/8 drop\n\t}\n", id)
 	fmt.Fprintf(&b, "\tchain forward {\n\t\ttype filter hook forward priority filter; policy accept;\n")
 	fmt.Fprintf(&b, "\t\toifname %q ct state new drop\n\t}\n}\n", id)
 	return b.String()

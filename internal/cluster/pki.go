@@ -21,7 +21,7 @@ import (
 
 const (
 	authorityLife = 10 * 365 * 24 * time.Hour
-	leafLife      = 365 * 24 * time.Hour
+	leafLife      = 3 * 365 * 24 * time.Hour
 )
 
 // An authority signs certificates. The cluster has three, as upstream wants it: a client of etcd must not be a client of
@@ -73,7 +73,7 @@ const (
 )
 
 // makePKI writes the certificates of a cluster to dir. The authorities and the key of the service accounts are made
-// once and kept, for what they signed must stay valid; all others are made anew, with a year to live.
+// once and kept, for what they signed must stay valid; all others are made anew, with three years to live.
 func makePKI(dir string, n network, now time.Time) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the folder of the certificates: %w", err)

@@ -20,9 +20,8 @@ const layoutVersion = 1
 // state is what has to be remembered about a cluster. It is in state.json of the data folder.
 type state struct {
 	Layout     int          `json:"layout"`
-	Kubernetes string       `json:"kubernetes"`     // version that the data was made by
-	Block      netip.Prefix `json:"block"`          // addresses of the cluster
-	Made       []string     `json:"made,omitempty"` // empty folders made outside of the data folder, to mount on
+	Kubernetes string       `json:"kubernetes"` // version that the data was made by
+	Block      netip.Prefix `json:"block"`      // addresses of the cluster
 	Registries []Registry   `json:"registries,omitempty"`
 }
 

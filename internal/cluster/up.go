@@ -133,7 +133,7 @@ func (l layout) prepare(ctx context.Context, s *state, opts Options, say func(st
 		if err := l.claimNetwork(s); err != nil {
 			return err
 		}
-		dirs, err := l.makeFolders(s)
+		dirs, err := l.makeFolders()
 		if err != nil {
 			return err
 		}
@@ -215,14 +215,22 @@ var kernelSettings = map[string]string{
 	"kernel/keys/root_maxbytes": "25000000",
 }
 
-// makeFolders makes the cluster's folders, and gives what to mount where in its mount namespace.
-func (l layout) makeFolders(s *state) (map[string]string, error) {
-	dirs := map[string]string{
+// madeBySlipway is the name of the file in those folders outside of the cluster's own that are only there to mount on.
+const madeBySlipway = "made-by-slipway-cluster"
+
+// mountTargets are the folders in which upstream's programs keep things without asking, and what is shown in their place.
+func (l layout) mountTargets() map[string]string {
+	return map[string]string{
 		"/var/lib/kubelet":    l.in("kubelet"),
 		"/var/lib/cni":        l.run("cni"),
 		"/run/containerd":     l.run("shim"),
 		"/var/log/containers": l.run("container-logs"),
 	}
+}
+
+// makeFolders makes the cluster's folders, and gives what to mount where in its mount namespace.
+func (l layout) makeFolders() (map[string]string, error) {
+	dirs := l.mountTargets()
 	own := []string{l.in("log"), l.in("etcd"), l.in("containerd"), l.in("pods"), l.in("home"), l.run("sysctl"), l.run("pids")}
 	for _, dir := range slices.AppendSeq(own, maps.Values(dirs)) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -231,11 +239,11 @@ func (l layout) makeFolders(s *state) (map[string]string, error) {
 	}
 	for target := range dirs {
 		err := os.Mkdir(target, 0o755)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(target, madeBySlipway), nil, 0o644)
+		}
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("make a folder to mount on: %w", err)
-		}
-		if err == nil {
-			s.Made = append(s.Made, target)
 		}
 	}
 	for name, value := range kernelSettings {
