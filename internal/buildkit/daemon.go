@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/moby/buildkit/cache/remotecache"
 	inlinecache "github.com/moby/buildkit/cache/remotecache/inline"
@@ -58,6 +59,7 @@ type Daemon struct {
 	controller *control.Controller
 	registries *registries
 	records    *records
+	images     images
 	client     *client.Client
 
 	solves  solves
@@ -133,7 +135,7 @@ func (d *Daemon) open(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	d.running.Go(func() { d.collectGarbage(background) })
+	d.running.Go(func() { d.keepHouse(background) })
 	return nil
 }
 
@@ -180,12 +182,17 @@ func (d *Daemon) newController(ctx context.Context, opts Options) (*control.Cont
 	})
 }
 
-// collectGarbage frees the space of what was removed. BuildKit collects only after it pruned something itself.
-func (d *Daemon) collectGarbage(ctx context.Context) {
+// keepHouse lets go of images that nobody uses any more, and frees the space of what was removed: BuildKit collects
+// only after it pruned something itself.
+func (d *Daemon) keepHouse(ctx context.Context) {
+	tick := time.NewTicker(holdIdle / 5)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-tick.C:
+			d.images.sweep(holdIdle)
 		case <-d.collect:
 			// What fails now is done by the next collection.
 			_ = d.worker.GarbageCollect(ctx)
@@ -196,6 +203,7 @@ func (d *Daemon) collectGarbage(ctx context.Context) {
 // Prune removes everything from the cache that nothing uses, and returns the number of bytes freed. Root filesystems
 // and images that are held stay.
 func (d *Daemon) Prune(ctx context.Context) (int64, error) {
+	d.images.sweep(0)
 	var freed int64
 	usage := make(chan client.UsageInfo)
 	counted := make(chan struct{})
@@ -241,6 +249,7 @@ func (d *Daemon) shutdown() error {
 		d.server.Stop() // waits for the handlers, whose contexts it cancels
 	}
 	d.running.Wait()
+	d.images.sweep(0)
 	if d.controller != nil {
 		check(d.controller.Close())
 	}

@@ -48,29 +48,17 @@ type Image struct {
 	// Config is the image's own: environment, entrypoint, command, working directory, user.
 	Config ocispec.Image
 
-	mu       sync.Mutex
-	released bool
-	top      cache.ImmutableRef // nil if there are no layers
+	images   *images
+	held     *held
+	released atomic.Bool
 }
 
-// Release lets the cache forget the image. Root filesystems made from it stay complete. It may be repeated.
+// Release lets the cache forget the image, in some minutes. Root filesystems made from it stay complete. It may be
+// repeated.
 func (img *Image) Release() {
-	img.mu.Lock()
-	defer img.mu.Unlock()
-	if img.top != nil && !img.released {
-		_ = img.top.Release(context.Background())
+	if !img.released.Swap(true) {
+		img.images.release(img.held)
 	}
-	img.released = true
-}
-
-// hold returns the last layer of an image that is not released, or nil if it has no layers.
-func (img *Image) hold() (cache.ImmutableRef, error) {
-	img.mu.Lock()
-	defer img.mu.Unlock()
-	if img.released {
-		return nil, errors.New("the image was released")
-	}
-	return img.top, nil
 }
 
 // Pull brings the image of a reference as people write it (busybox, golang:1.26, registry.example.com/a/b@sha256:...)
@@ -105,9 +93,12 @@ func (d *Daemon) pull(ctx context.Context, named reference.Named, opts PullOptio
 			if err != nil {
 				return nil, err
 			}
-			img, err := d.fetch(ctx, named, pinned.String(), offline{}, nil)
+			h := d.images.find(dgst.String())
+			if h == nil {
+				h, err = d.fetch(ctx, pinned.String(), offline{}, nil)
+			}
 			if err == nil {
-				return img, d.remember(img, own)
+				return d.image(named, h, own)
 			}
 			if ctx.Err() != nil {
 				return nil, err
@@ -121,23 +112,30 @@ func (d *Daemon) pull(ctx context.Context, named reference.Named, opts PullOptio
 	defer progress.stop()
 	progress.printf("Pulling %s\n", reference.FamiliarString(named))
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: d.registries.withLogins(opts.Auths)})
-	img, err := retry(ctx, func() (*Image, error) {
-		return d.fetch(ctx, named, named.String(), resolver, progress)
+	h, err := retry(ctx, func() (*held, error) {
+		_, desc, err := resolver.Resolve(ctx, named.String())
+		if err != nil {
+			return nil, err
+		}
+		if h := d.images.find(desc.Digest.String()); h != nil {
+			return h, nil
+		}
+		return d.fetch(ctx, named.String(), resolver, progress)
 	})
 	if err != nil {
 		return nil, err
 	}
-	progress.done(img.Digest)
-	return img, d.remember(img, own)
+	progress.done(h.digest)
+	return d.image(named, h, own)
 }
 
-// remember writes the record of a pull. If that fails the pull has: the machine's disk is full or broken.
-func (d *Daemon) remember(img *Image, login engine.Auth) error {
-	if err := d.records.put(img.Ref, login, digest.Digest(img.Digest)); err != nil {
-		img.Release()
-		return fmt.Errorf("record the pull: %w", err)
+// image gives h a name, which is recorded. If that fails the pull has: the machine's disk is full or broken.
+func (d *Daemon) image(named reference.Named, h *held, login engine.Auth) (*Image, error) {
+	if err := d.records.put(named.String(), login, digest.Digest(h.digest)); err != nil {
+		d.images.release(h)
+		return nil, fmt.Errorf("record the pull: %w", err)
 	}
-	return nil
+	return &Image{Ref: named.String(), Digest: h.digest, Config: h.config, images: &d.images, held: h}, nil
 }
 
 // resolvePolicy turns the default into what it means: a name whose content is meant to change is asked for each time.
@@ -154,8 +152,8 @@ func resolvePolicy(policy plan.Pull, named reference.Named) plan.Pull {
 	return plan.PullAlways
 }
 
-// fetch resolves ref, gets what is missing of it through resolver, and unpacks it.
-func (d *Daemon) fetch(ctx context.Context, named reference.Named, ref string, resolver remotes.Resolver, progress *pullProgress) (*Image, error) {
+// fetch resolves ref, gets what is missing of it through resolver, unpacks it and holds it for one user.
+func (d *Daemon) fetch(ctx context.Context, ref string, resolver remotes.Resolver, progress *pullProgress) (*held, error) {
 	spec, err := ctdref.Parse(ref)
 	if err != nil {
 		return nil, err
@@ -177,21 +175,21 @@ func (d *Daemon) fetch(ctx context.Context, named reference.Named, ref string, r
 	if err != nil {
 		return nil, err
 	}
-	img := &Image{Ref: named.String(), Digest: manifests.MainManifestDesc.Digest.String()}
+	h := &held{digest: manifests.MainManifestDesc.Digest.String()}
 	raw, err := content.ReadBlob(ctx, d.worker.ContentStore(), manifests.ConfigDesc)
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(raw, &img.Config); err != nil {
+	if err := json.Unmarshal(raw, &h.config); err != nil {
 		return nil, fmt.Errorf("read the image's configuration: %w", err)
 	}
-	if got := img.Config.Platform; got.Architecture != "" && !platforms.Only(puller.Platform).Match(got) {
+	if got := h.config.Platform; got.Architecture != "" && !platforms.Only(puller.Platform).Match(got) {
 		return nil, &platformError{has: platforms.Format(got)}
 	}
-	if img.top, err = d.unpack(ctx, manifests, progress); err != nil {
+	if h.top, err = d.unpack(ctx, manifests, progress); err != nil {
 		return nil, err
 	}
-	return img, nil
+	return d.images.add(h), nil
 }
 
 // unpack makes the layers' snapshots and returns a hold on the last.

@@ -19,10 +19,11 @@ import (
 // Mirror is a registry that is asked for images of another one first. What it does not have, or while it does not
 // answer, comes from the registry itself.
 type Mirror struct {
-	// URL is scheme://host[:port][/prefix]. The image library/busybox is asked for at
-	// scheme://host/v2/prefix/library/busybox.
+	// URL is scheme://host[:port][/prefix]. The image docker.io/library/busybox is asked for at
+	// scheme://host/v2/prefix/library/busybox?ns=docker.io.
 	URL string
-	// Username and Password are for the mirror's host; empty means none.
+	// Username and Password are for the mirror's host; empty means none. Every pull and every build that brings no login
+	// of its own for that host uses them, so they should read what is everybody's, and nothing else.
 	Username, Password string
 }
 

@@ -2,6 +2,7 @@ package buildkit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -76,9 +77,12 @@ func (d *Daemon) rootfs(ctx context.Context, img *Image, id, key string) ([]moun
 // topSnapshot returns the name of the snapshot of img's last layer, or "" if img has no layers. BuildKit does not tell
 // it, but the lease that it holds each layer with does.
 func (d *Daemon) topSnapshot(ctx context.Context, img *Image) (string, error) {
-	ref, err := img.hold()
-	if err != nil || ref == nil {
-		return "", err
+	if img.released.Load() {
+		return "", errors.New("the image was released")
+	}
+	ref := img.held.top
+	if ref == nil {
+		return "", nil
 	}
 	resources, err := d.worker.LeaseManager().ListResources(ctx, leases.Lease{ID: ref.ID()})
 	if err != nil {

@@ -95,6 +95,38 @@ func TestRootfs(t *testing.T) {
 	}
 }
 
+// On a file system that cannot be the upper layer of an overlay, such as an overlay, each root filesystem is a copy.
+func TestRootfsWithoutOverlay(t *testing.T) {
+	testneeds.Root(t)
+	base := t.TempDir()
+	var options []string
+	for _, name := range []string{"lowerdir", "upperdir", "workdir"} {
+		if err := os.Mkdir(filepath.Join(base, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		options = append(options, name+"="+filepath.Join(base, name))
+	}
+	dir := mounted(t, []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}})
+	reg := buildkittest.NewRegistry(t, "", "")
+	reg.Push(t, "a:1", buildkittest.Busybox(t, buildkittest.Layer(t, map[string]string{"etc/motd": "hello"})))
+	d := buildkittest.Open(t, buildkit.Options{Dir: dir})
+	img, err := d.Pull(t.Context(), reg.Host+"/a:1", buildkit.PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Release()
+	mounts, err := d.Rootfs(t.Context(), img, "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mounts[0].Type != "bind" {
+		t.Errorf("mounts are %v", mounts)
+	}
+	if got := read(t, mounted(t, mounts), "etc/motd"); got != "hello" {
+		t.Errorf("motd is %q", got)
+	}
+}
+
 // The trap: what a running container stands on must outlive the process that prepared it, and all clean-up.
 func TestRootfsOutlivesProcessAndPrune(t *testing.T) {
 	testneeds.Root(t)
