@@ -27,6 +27,9 @@ type Open func(t testing.TB, dir string) engine.Engine
 // Image is the image that the suite's steps name. It must have busybox and its usual links in /bin.
 const Image = "busybox"
 
+// workspace is where the suite's steps see it.
+const workspace = "/drone/src"
+
 // limit bounds what a test waits for. Nothing is expected to take as long.
 const limit = time.Minute
 
@@ -95,7 +98,7 @@ func NewID() string { return "test-" + strings.ToLower(rand.Text()[:10]) }
 func newFixture(t *testing.T, open Open) *fixture {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 	t.Cleanup(cancel)
-	job := plan.Job{Name: "job", Workspace: "/drone/src"}
+	job := plan.Job{Name: "job", Workspace: workspace}
 	for i := range 20 {
 		job.Steps = append(job.Steps, execStep(fmt.Sprintf("s%d", i)))
 	}
@@ -103,6 +106,13 @@ func newFixture(t *testing.T, open Open) *fixture {
 		job.Steps = append(job.Steps, execStep(name))
 	}
 	f := &fixture{T: t, ctx: ctx, open: open, dir: t.TempDir(), spec: engine.Spec{ID: NewID(), Job: job, Trusted: true}}
+	f.Cleanup(func() {
+		// What a failed test leaves would stay on the machine.
+		eng := f.openEngine()
+		if _, err := eng.Sweep(context.Background(), func(string) bool { return false }); err != nil {
+			f.Errorf("sweep: %v", err)
+		}
+	})
 	f.eng = f.openEngine()
 	f.env = f.setup(f.eng)
 	return f
@@ -137,9 +147,9 @@ func (f *fixture) setup(eng engine.Engine) engine.Env {
 	return env
 }
 
-// step returns a step that gives script to a shell.
+// step returns a step that gives script to a shell in the workspace.
 func step(name, script string) engine.Step {
-	return engine.Step{Name: name, Exec: plan.Exec{Image: Image, Entrypoint: []string{"/bin/sh", "-e"}, Script: script}}
+	return engine.Step{Name: name, Exec: plan.Exec{Image: Image, Entrypoint: []string{"/bin/sh", "-e"}, Script: script, WorkingDir: workspace}}
 }
 
 func (f *fixture) start(env engine.Env, s engine.Step) (engine.Proc, *Output) {

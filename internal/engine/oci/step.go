@@ -1,0 +1,179 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+
+	"slipway/internal/engine"
+	"slipway/internal/shim"
+)
+
+// stepPaths is the folder of a step, which is also the bundle of its container.
+type stepPaths string
+
+func (p stepPaths) lock() string   { return string(p) + ".lock" }
+func (p stepPaths) rootfs() string { return filepath.Join(string(p), "rootfs") }
+func (p stepPaths) shim() string   { return filepath.Join(string(p), "shim") }
+func (p stepPaths) netns() string  { return filepath.Join(string(p), "netns") }
+func (p stepPaths) etc() string    { return filepath.Join(string(p), "etc") }
+func (p stepPaths) stderr() string { return filepath.Join(string(p), "stderr") }
+
+// Files of a step's folder whose presence says something.
+const (
+	oomFile    = "oom"    // a process was killed for want of memory
+	killedFile = "killed" // Stop was called
+)
+
+func (p stepPaths) has(name string) bool {
+	_, err := os.Lstat(filepath.Join(string(p), name))
+	return err == nil
+}
+
+// launch makes the container of a step and starts it. On error it leaves what was made.
+func (e *Env) launch(ctx context.Context, c container, paths stepPaths, step engine.Step) error {
+	eng := e.engine
+	if _, err := os.Lstat(string(paths)); err == nil {
+		// Another process died while it made the container.
+		if err := errors.Join(eng.removeLocked(ctx, c), os.RemoveAll(string(paths))); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{string(paths), paths.rootfs(), paths.shim(), paths.etc()} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(paths.shim(), 0o700); err != nil {
+		return err
+	}
+	type network struct {
+		path string
+		err  error
+	}
+	connected := make(chan network, 1)
+	go func() {
+		path, err := e.connect(c, paths, step)
+		connected <- network{path, err}
+	}()
+	rootfs, err := e.mountRootfs(ctx, c, paths, step)
+	net := <-connected
+	if err != nil {
+		return err
+	}
+	if net.err != nil {
+		return fmt.Errorf("connect it to the network: %w", net.err)
+	}
+	command, err := commandOf(step, rootfs.Config, paths.rootfs())
+	if err != nil {
+		return err
+	}
+	if err := e.writeEtc(paths, step); err != nil {
+		return err
+	}
+	spec, err := e.containerSpec(c, paths, step, net.path)
+	if err != nil {
+		return err
+	}
+	config, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(string(paths), "config.json"), config, 0o600); err != nil {
+		return err
+	}
+	if err := shim.Start(paths.shim(), command); err != nil {
+		return err
+	}
+	stderr, err := os.Create(paths.stderr())
+	if err != nil {
+		return err
+	}
+	defer stderr.Close()
+	if err := eng.runc.start(ctx, c.name(), string(paths), stderr); err != nil {
+		return err
+	}
+	return e.awaitShim(ctx, c, paths)
+}
+
+func (e *Env) mountRootfs(ctx context.Context, c container, paths stepPaths, step engine.Step) (Rootfs, error) {
+	rootfs, err := e.engine.opts.Images.Rootfs(ctx, c.name(), Image{
+		Ref: step.Exec.Image, Pull: step.Exec.Pull, Auths: e.spec.Auths, Progress: step.Progress,
+	})
+	if err != nil {
+		return Rootfs{}, err
+	}
+	if err := mount.All(rootfs.Mounts, paths.rootfs()); err != nil {
+		return Rootfs{}, fmt.Errorf("mount the image %s: %w", step.Exec.Image, err)
+	}
+	return rootfs, nil
+}
+
+// awaitShim waits until the shim of a container that runs has taken its command.
+func (e *Env) awaitShim(ctx context.Context, c container, paths stepPaths) error {
+	for gone := false; ; {
+		moment, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		state, err := shim.Started(moment, paths.shim())
+		cancel()
+		switch {
+		case err == nil || state > shim.Starting:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !errors.Is(err, context.DeadlineExceeded):
+			return err
+		case !gone:
+			// It is asked once more, as it may have done all of its work since it was asked.
+			gone = !e.engine.cgroups.populated(e.engine.names.cgroupOf(c))
+		default:
+			said, _ := os.ReadFile(paths.stderr())
+			return fmt.Errorf("its shim ended without taking the command: %s", bytes.TrimSpace(said[:min(len(said), 500)]))
+		}
+	}
+}
+
+// removeContainer kills the processes of a container and removes all of it but the shim's folder, which has the result.
+// It may be repeated.
+func (e *Engine) removeContainer(ctx context.Context, c container) error {
+	paths := stepPaths(filepath.Join(e.names.sandbox(c.sandbox), stepsDir, c.key))
+	unlock, err := lockFile(paths.lock())
+	switch {
+	case err == nil:
+		defer unlock()
+	case !errors.Is(err, os.ErrNotExist): // without a folder nobody starts anything either
+		return err
+	}
+	return e.removeLocked(ctx, c)
+}
+
+func (e *Engine) removeLocked(ctx context.Context, c container) error {
+	paths := stepPaths(filepath.Join(e.names.sandbox(c.sandbox), stepsDir, c.key))
+	if err := shim.Kill(ctx, paths.shim()); err != nil {
+		return err
+	}
+	if e.cgroups.oomKills(e.names.cgroupOf(c)) > 0 {
+		if err := os.WriteFile(filepath.Join(string(paths), oomFile), nil, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if err := e.cgroups.remove(ctx, e.names.cgroupOf(c)); err != nil {
+		return err
+	}
+	if err := e.runc.forget(c.name()); err != nil {
+		return err
+	}
+	if err := e.disconnect(c); err != nil {
+		return fmt.Errorf("remove the network of a container: %w", err)
+	}
+	if err := unmountBelow(string(paths)); err != nil {
+		return err
+	}
+	return e.opts.Images.RemoveRootfs(ctx, c.name())
+}
