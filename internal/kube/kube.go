@@ -12,9 +12,11 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"os"
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -23,6 +25,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"slipway/internal/fault"
 )
@@ -125,6 +128,15 @@ func fromConfig(config *api.Config, context string) (*Client, error) {
 	return newClient(restConfig, namespace)
 }
 
+// Default returns a client for whoever runs this process: of a kubeconfig file if path or $KUBECONFIG names one, else of
+// the pod that it runs in, else of ~/.kube/config. An empty context means the current one.
+func Default(path, context string) (*Client, error) {
+	if path == "" && context == "" && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" && os.Getenv("KUBERNETES_SERVICE_HOST") != "" {
+		return InCluster()
+	}
+	return FromFile(path, context)
+}
+
 // InCluster returns a client for the account of the pod that this process runs in.
 func InCluster() (*Client, error) {
 	config, err := rest.InClusterConfig()
@@ -136,6 +148,9 @@ func InCluster() (*Client, error) {
 
 func newClient(config *rest.Config, namespace string) (*Client, error) {
 	c := &Client{Host: config.Host, Namespace: namespace, certificate: config.CertData, warnings: &warnings{}}
+	// Unless it has a logger, controller-runtime prints a stack trace to standard error after a while. All that it would
+	// log of a client is returned as an error, too.
+	log.SetLogger(logr.Discard())
 	config.UserAgent = "slipway"
 	config.WarningHandler = c.warnings
 	// The API server has its own queues; these only keep a mistake of ours from flooding it. Requests per second.

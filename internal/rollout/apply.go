@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -215,7 +216,7 @@ func refused(c *kube.Client, err error, objects []manifest.Object) error {
 	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
-		message = status.Status().Message
+		message = reason(status.Status())
 	}
 	code := fault.Invalid
 	hint := ""
@@ -233,6 +234,28 @@ func refused(c *kube.Client, err error, objects []manifest.Object) error {
 		subject += " "
 	}
 	return &fault.Error{Code: code, Message: fmt.Sprintf("%sis refused by the cluster: %s%s", subject, oneLine(message), hint), Err: err}
+}
+
+// patching is how the API server begins when a field has the wrong type.
+var patching = regexp.MustCompile(`^failed to create typed patch object \([^)]*\): `)
+
+// reason returns what the API server has against an object. Of what is invalid, the values are left out if they are
+// long: they may be whole pod templates.
+func reason(status metav1.Status) string {
+	if status.Details == nil || status.Reason != metav1.StatusReasonInvalid || len(status.Details.Causes) == 0 {
+		return patching.ReplaceAllString(status.Message, "")
+	}
+	var causes []string
+	for _, c := range status.Details.Causes {
+		message := c.Message
+		if i := strings.LastIndex(message, ": "); len(message) > 200 && i >= 0 {
+			message = message[i+2:]
+		}
+		if cause := c.Field + ": " + message; !slices.Contains(causes, cause) {
+			causes = append(causes, cause)
+		}
+	}
+	return strings.Join(causes, "; ")
 }
 
 // retry calls f until it returns something other than that the API server does not answer, or ctx is done.

@@ -1,10 +1,15 @@
 package rollout_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,7 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
 	"slipway/internal/ci"
+	"slipway/internal/cluster"
 	"slipway/internal/cluster/clustertest"
 	"slipway/internal/fault"
 	"slipway/internal/kube"
@@ -70,15 +80,17 @@ func build(t testing.TB) []byte {
 // site is the test cluster with the test's own namespace and workspace.
 type site struct {
 	*clustertest.Cluster
-	t   *testing.T
-	dir string
+	t      *testing.T
+	dir    string
+	line   func(string) // called for each line of output, if set
+	config []byte       // a kubeconfig to use instead of the administrator's, if set
 }
 
 func start(t *testing.T) *site {
 	t.Parallel()
 	c := clustertest.Start(t)
 	c.Import(image, build(t))
-	return &site{c, t, t.TempDir()}
+	return &site{Cluster: c, t: t, dir: t.TempDir()}
 }
 
 // web is a Deployment of the program. edit, pairs of old and new text, changes it.
@@ -121,6 +133,7 @@ func (s *site) deploy(ctx context.Context, yaml string, set ...func(*rollout.Ste
 		Namespace:   s.Namespace,
 		Environment: "test",
 		Timeout:     90 * time.Second,
+		Kubeconfig:  s.config,
 		Client:      func() (*kube.Client, error) { return kube.FromFile(s.Kubeconfig, "") },
 	}
 	for _, f := range set {
@@ -128,9 +141,18 @@ func (s *site) deploy(ctx context.Context, yaml string, set ...func(*rollout.Ste
 	}
 	var out strings.Builder
 	begin := time.Now()
-	result, err := rollout.Run(ctx, step, &out)
+	result, err := rollout.Run(ctx, step, io.MultiWriter(&out, hook(func(line string) {
+		if s.line != nil {
+			s.line(line)
+		}
+	})))
 	s.t.Logf("after %s: %v\n%s", time.Since(begin).Round(100*time.Millisecond), err, out.String())
 	return result, out.String(), err
+}
+
+// onLine has f called for each line of output.
+func (s *site) onLine(f func(line string)) func(*rollout.Step) {
+	return func(*rollout.Step) { s.line = f }
 }
 
 // must deploys what has to succeed.
@@ -215,19 +237,55 @@ func TestFirstAndUpdate(t *testing.T) {
 	}
 }
 
+// pushed serves a registry that the cluster can pull from, pushes the program to it, and returns what was pushed.
+func (s *site) pushed() ci.Image {
+	s.t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	s.t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	options := s.Options
+	options.Registries = []cluster.Registry{{Host: host}}
+	if err := cluster.SetRegistries(s.t.Context(), options); err != nil {
+		s.t.Fatal(err)
+	}
+	ref := host + "/shop/web:7"
+	var tar bytes.Buffer
+	if err := cluster.WriteProgramImage(&tar, ref, build(s.t)); err != nil {
+		s.t.Fatal(err)
+	}
+	img, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(tar.Bytes())), nil }, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := crane.Push(img, ref); err != nil {
+		s.t.Fatal(err)
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return ci.Image{Ref: ref, Digest: digest.String()}
+}
+
+// TestPinned deploys an image that the run pushed, and then one that nobody pushed.
 func TestPinned(t *testing.T) {
 	s := start(t)
-	digest := "sha256:" + strings.Repeat("0", 64)
-	out := s.fails(web("slipway.test/deploy:1", "web"), fault.Failed,
-		[]string{`cannot pull image "slipway.test/a/web@` + digest + `"`},
-		func(step *rollout.Step) {
-			step.Images = map[string]string{"web": "slipway.test/a/web:7"}
-			step.Pushed = []ci.Image{{Ref: "slipway.test/a/web:7", Digest: digest}}
-			step.Timeout = 40 * time.Second
-		})
-	if want := "image web is slipway.test/a/web@" + digest + ", pushed by this run as slipway.test/a/web:7\n"; !strings.HasPrefix(out, want) {
+	pushed := s.pushed()
+	repo := strings.TrimSuffix(pushed.Ref, ":7")
+	byRun := func(step *rollout.Step) { step.Pushed = []ci.Image{pushed} }
+	_, out := s.must(web("slipway.test/deploy:1", repo), byRun)
+	s.wantServing("v1", "v1")
+	if want := fmt.Sprintf("image %s is %s@%s, pushed by this run as %s\n", repo, repo, pushed.Digest, pushed.Ref); !strings.HasPrefix(out, want) {
 		t.Errorf("output %q does not begin with %q", out, want)
 	}
+	begin := time.Now()
+	out = s.fails(web("v1}", "v2}", "slipway.test/deploy:1", repo+"-none:1"), fault.Failed,
+		[]string{fmt.Sprintf("cannot pull image %q", repo+"-none:1"), "not found", "the old version still serves: 2 of 2 of its pods are ready"}, byRun)
+	s.wantServing("v1", "v1")
+	if strings.Contains(out, "wrote nothing to its log") {
+		t.Errorf("output %q speaks of a log", out)
+	}
+	t.Logf("the missing image was noticed after %s", time.Since(begin))
 }
 
 func TestImageNameInvalid(t *testing.T) {
@@ -241,7 +299,7 @@ func TestCrashLoop(t *testing.T) {
 	out := s.fails(web("v1}", "v2}", "serve}", "crash}"), fault.Failed,
 		[]string{"deployment/web: pod web-", "exits with code 3, 3 times so far", "the old version still serves: 2 of 2 of its pods are ready"})
 	s.wantServing("v1", "v1")
-	for _, want := range []string{"the last lines of the log of pod web-", "  | starting v2\n", "  | cannot open the [31mdatabase[0m: no such host\n"} {
+	for _, want := range []string{"the last lines of the log of pod web-", "  | starting v2\n", "  | cannot open the database: no such host\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("output does not have %q", want)
 		}
@@ -270,7 +328,7 @@ func TestConfigMapMissing(t *testing.T) {
 
 func TestSecretVolumeMissing(t *testing.T) {
 	s := start(t)
-	s.fails(web("containers:", "volumes: [{name: v, secret: {secretName: tls}}]\n      containers:"), fault.Failed,
+	s.fails(web("containers:", "volumes: [{name: v, secret: {secretName: tls}}]\n      containers:", "imagePullPolicy", "volumeMounts: [{name: v, mountPath: /v}]\n        imagePullPolicy"), fault.Failed,
 		[]string{"cannot be started", `secret "tls" not found`})
 }
 
@@ -414,8 +472,12 @@ volumeBindingMode: WaitForFirstConsumer
 `
 	}
 	t.Cleanup(func() {
-		c := *s.Cluster
-		c.Kubectl("delete", "--wait=false", "crd/things."+s.Namespace+".example.com", "namespace/"+s.Namespace+"-two", "storageclass/"+s.Namespace)
+		// The test's context, which Kubectl uses, is over by now.
+		out, err := exec.Command(filepath.Join(s.Options.Bin, "kubectl"), "--kubeconfig", s.Kubeconfig, "delete", "--wait=false",
+			"crd/things."+s.Namespace+".example.com", "namespace/"+s.Namespace+"-two", "storageclass/"+s.Namespace).CombinedOutput()
+		if err != nil {
+			t.Errorf("clean up: %v: %s", err, out)
+		}
 	})
 	s.must(yaml("v1"))
 	_, out := s.must(yaml("v2"))
@@ -430,8 +492,8 @@ volumeBindingMode: WaitForFirstConsumer
 		}
 	}
 	// The new revision of each fails for its own reason, and the pods of the old one do not confuse.
-	s.fails(strings.ReplaceAll(yaml("v3"), "slipway.test/deploy:1", "slipway.test/none@sha256:"+strings.Repeat("0", 64)), fault.Failed,
-		[]string{"cannot pull image", "the old version still serves: 1 of 2"}, func(step *rollout.Step) { step.Timeout = time.Minute })
+	s.fails(strings.NewReplacer("slipway.test/deploy:1", "slipway.test/none:1", "IfNotPresent", "Never").Replace(yaml("v3")), fault.Failed,
+		[]string{"statefulset/a: pod a-1 may not pull image", "the old version still serves: 1 of 2", "(and 1 more of the objects fail)"})
 }
 
 func TestForbidden(t *testing.T) {
@@ -495,18 +557,25 @@ func TestAuthorityUnknown(t *testing.T) {
 	s.fails(web(), fault.Unavailable, []string{"is not signed by the authority in the kubeconfig"}, func(step *rollout.Step) { step.Kubeconfig = []byte(other) })
 }
 
+// hook is a writer that calls f for each line.
+type hook func(line string)
+
+func (f hook) Write(b []byte) (int, error) {
+	f(string(b))
+	return len(b), nil
+}
+
 // TestCanceled cancels a deployment while it is watched.
 func TestCanceled(t *testing.T) {
 	s := start(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() {
-		// The pods never become ready, so the deployment is still watched then.
-		s.Kubectl("wait", "--for=create", "--timeout=30s", "deployment/web")
-		cancel()
-	}()
-	_, _, err := s.deploy(ctx, web("path: /", "path: /broken"))
-	wantError(t, err, fault.Failed, "canceled")
+	_, _, err := s.deploy(ctx, web("path: /", "path: /broken"), s.onLine(func(line string) {
+		if strings.Contains(line, "2 of 2 updated") { // and never ready
+			cancel()
+		}
+	}))
+	wantError(t, err, fault.Failed, "canceled", "deployment/web: 2 of 2 updated, 0 ready")
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v does not wrap the cancellation", err)
 	}
@@ -516,25 +585,22 @@ func TestCanceled(t *testing.T) {
 func TestServerAway(t *testing.T) {
 	s := start(t)
 	proxy := newProxy(t, s.server())
-	config := strings.Replace(string(s.admin()), s.server(), proxy.address(), 1)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	go func() {
-		s.Kubectl("wait", "--for=create", "--timeout=30s", "deployment/web")
-		proxy.cut()
-		proxy.waitRefused(ctx)
-		proxy.restore()
-	}()
-	_, out, err := s.deploy(ctx, web("periodSeconds: 1", "periodSeconds: 1, initialDelaySeconds: 3"),
-		func(step *rollout.Step) { step.Kubeconfig = []byte(config) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"cannot be reached", "trying again until the time is over\n", "the Kubernetes API answers again\n"} {
+	s.config = []byte(strings.Replace(string(s.admin()), s.server(), proxy.address(), 1))
+	_, out := s.must(web(), s.onLine(func(line string) {
+		switch {
+		case strings.HasPrefix(line, "deployment/web: created"):
+			proxy.cut()
+		case strings.HasPrefix(line, "trying again"):
+			proxy.restore()
+		}
+	}))
+	for _, want := range []string{"cannot be reached: the connection broke", "trying again until the time is over\n", "the Kubernetes API answers again\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("output does not have %q", want)
 		}
 	}
+	proxy.cut()
+	s.fails(web(), fault.Unavailable, []string{"the Kubernetes API at " + proxy.address() + " cannot be reached", "is the cluster up"})
 }
 
 // server returns the address of the API server.

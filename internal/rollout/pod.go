@@ -28,7 +28,7 @@ func diagnose(pod *corev1.Pod, events []corev1.Event, patience Patience) []troub
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
 			troubles = append(troubles, trouble{key: "unschedulable", grace: patience.Schedule,
-				cause: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, oneLine(c.Message))})
+				cause: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, schedulingCause(c.Message))})
 		}
 	}
 	if len(troubles) == 0 {
@@ -42,6 +42,15 @@ func diagnose(pod *corev1.Pod, events []corev1.Event, patience Patience) []troub
 		}
 	}
 	return troubles
+}
+
+// schedulingCause cuts what the scheduler says before what it tells of preemption, which helps nobody.
+func schedulingCause(message string) string {
+	message = oneLine(message)
+	if i := strings.Index(message, ". "); i > 0 {
+		message = message[:i]
+	}
+	return strings.TrimSuffix(message, ".")
 }
 
 // diagnoseContainer says what stands in the way of one container.
@@ -132,8 +141,8 @@ var (
 	backOff = regexp.MustCompile(`^Back-off pulling image "[^"]*"(: ErrImagePull: )?`)
 	// failedPull is how the kubelet's event begins.
 	failedPull = regexp.MustCompile(`^Failed to pull image "[^"]*": `)
-	// grpc and resolve are how containerd wraps what the registry said.
-	grpc = regexp.MustCompile(`^(rpc error: code = \w+ desc = )?(failed to (pull and unpack|resolve) (image|reference) "[^"]*": )*(failed to resolve reference "[^"]*": )?`)
+	// wrapping is what containerd and the kubelet put around what the registry said.
+	wrapping = regexp.MustCompile(`(rpc error: code = \w+ desc = |failed to (pull and unpack|resolve|copy) ?(image|reference)?( "[^"]*")?: |failed to do request: |unexpected status from \w+ request to |(Head|Get) "[^"]*": )`)
 )
 
 // pullCause returns why an image cannot be pulled, and whether that is certain to stay so.
@@ -147,7 +156,7 @@ func pullCause(message string, events []corev1.Event) (cause string, certain boo
 			}
 		}
 	}
-	cause = grpc.ReplaceAllString(cause, "")
+	cause = wrapping.ReplaceAllString(cause, "")
 	lower := strings.ToLower(cause)
 	for _, sure := range []string{"not found", "manifest unknown", "name unknown", "repository does not exist", "unauthorized", "authorization failed", "access denied", "access to the resource is denied", "403 forbidden", "401", "invalid reference format", "no match for platform"} {
 		if strings.Contains(lower, sure) {

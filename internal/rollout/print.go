@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"unicode"
@@ -29,7 +30,10 @@ func oneLine(s string) string {
 	return strings.Join(strings.Fields(clean(s)), " ")
 }
 
-// clean removes what is not printable, except for tabs, from a line.
+// escape is a sequence that controls a terminal (ECMA-48, section 5.4).
+var escape = regexp.MustCompile(`\x1b\[[0-?]*[ -/]*[@-~]`)
+
+// clean removes colours and what else is not printable from a text; tabs and newlines become spaces.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -39,7 +43,7 @@ func clean(s string) string {
 			return -1
 		}
 		return r
-	}, s)
+	}, escape.ReplaceAllString(s, ""))
 }
 
 // quote writes a line of somebody else's text, set off from Slipway's own.

@@ -1,7 +1,6 @@
 package rollout_test
 
 import (
-	"context"
 	"io"
 	"net"
 	"sync"
@@ -12,9 +11,8 @@ import (
 
 // proxy passes connections on to an address until it is cut. While it is cut, it closes each connection at once.
 type proxy struct {
-	to      string
-	ln      net.Listener
-	refused chan struct{}
+	to string
+	ln net.Listener
 
 	mu    sync.Mutex
 	isCut bool
@@ -28,7 +26,7 @@ func newProxy(t *testing.T, to string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{to: to, ln: ln, refused: make(chan struct{}, 1), conns: map[net.Conn]bool{}}
+	p := &proxy{to: to, ln: ln, conns: map[net.Conn]bool{}}
 	p.wg.Go(p.serve)
 	t.Cleanup(func() {
 		ln.Close()
@@ -64,10 +62,6 @@ func (p *proxy) keep(conns ...net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.isCut {
-		select {
-		case p.refused <- struct{}{}:
-		default:
-		}
 		return false
 	}
 	for _, c := range conns {
@@ -84,14 +78,6 @@ func (p *proxy) cut() {
 	for c := range p.conns {
 		c.Close()
 		delete(p.conns, c)
-	}
-}
-
-// waitRefused returns when a connection was refused.
-func (p *proxy) waitRefused(ctx context.Context) {
-	select {
-	case <-p.refused:
-	case <-ctx.Done():
 	}
 }
 

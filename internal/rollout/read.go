@@ -136,7 +136,7 @@ func (r *reader) other(ctx context.Context, o manifest.Object) (Status, error) {
 	s := Status{Object: o, Text: oneLine(result.Message)}
 	switch result.Status {
 	case status.CurrentStatus:
-		s.Done, s.Text = true, "ready"
+		s.Done, s.Text, s.quiet = true, "ready", true
 	case status.FailedStatus:
 		s.troubles = []trouble{{key: "failed", cause: "failed: " + oneLine(result.Message)}}
 	case status.TerminatingStatus:

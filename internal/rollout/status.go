@@ -16,6 +16,8 @@ type Status struct {
 	Done bool
 	// Old says how the version before stands, if there is one: 2 of 2 pods ready.
 	Old string
+	// quiet is set when there is nothing to tell, if nothing was told before.
+	quiet bool
 	// troubles are what stands, or may stand, in the way. The first is the most telling.
 	troubles []trouble
 }

@@ -93,7 +93,7 @@ func (w *watcher) look(ctx context.Context) error {
 			return err
 		}
 		w.statuses[i] = s
-		if s.Text != before.Text && s.Text != "" {
+		if s.Text != before.Text && s.Text != "" && s.Text != unnoticed && !(s.quiet && before.Text == "") {
 			w.printer.linef("%s", s)
 		}
 	}

@@ -20,6 +20,9 @@ import (
 // revisionAnnotation is where the Deployment controller counts revisions, on the Deployment and on its ReplicaSets.
 const revisionAnnotation = "deployment.kubernetes.io/revision"
 
+// unnoticed is the text of a status that is still that of the version before.
+const unnoticed = "waiting for the cluster to notice the change"
+
 // podsAndEvents is what is known of the pods of a workload.
 type podsAndEvents struct {
 	pods   []corev1.Pod
@@ -55,7 +58,7 @@ func assessDeployment(o manifest.Object, d *appsv1.Deployment, sets []appsv1.Rep
 	s := Status{Object: o}
 	want := replicas(d.Spec.Replicas)
 	if d.Status.ObservedGeneration < d.Generation {
-		s.Text = "waiting for the cluster to notice the change"
+		s.Text = unnoticed
 		return s
 	}
 	if d.Spec.Paused {
@@ -153,7 +156,7 @@ func assessStatefulSet(o manifest.Object, set *appsv1.StatefulSet, p podsAndEven
 	s := Status{Object: o}
 	want := replicas(set.Spec.Replicas)
 	if set.Status.ObservedGeneration < set.Generation {
-		s.Text = "waiting for the cluster to notice the change"
+		s.Text = unnoticed
 		return s
 	}
 	if set.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType {
@@ -183,7 +186,7 @@ func assessStatefulSet(o manifest.Object, set *appsv1.StatefulSet, p podsAndEven
 func assessDaemonSet(o manifest.Object, set *appsv1.DaemonSet, revision string, p podsAndEvents, patience Patience) Status {
 	s := Status{Object: o}
 	if set.Status.ObservedGeneration < set.Generation {
-		s.Text = "waiting for the cluster to notice the change"
+		s.Text = unnoticed
 		return s
 	}
 	if set.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType {
