@@ -163,7 +163,7 @@ func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err e
 		}
 		defer func() { err = errors.Join(err, daemon.Close()) }()
 		wired.Images = image.NewBuilder(daemon)
-		wired.Engine, err = oci.New(oci.Options{Dir: filepath.Join(opts.data, "oci"), Runc: opts.runc, Shim: shimBinary, Images: daemon})
+		wired.Engine, err = oci.New(oci.Options{Dir: filepath.Join(opts.data, "oci"), Runc: opts.runc, Shim: shimBinary, Images: pulledImages{daemon}})
 	default:
 		return fault.New(fault.Invalid, "there is no engine %q; use oci or host", opts.engine)
 	}

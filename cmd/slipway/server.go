@@ -108,7 +108,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fault.New(fault.Unavailable, "%w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	sealer, err := secret.OpenKey(filepath.Join(opts.data, "secret.key"))
+	keys, err := secret.OpenKeys(filepath.Join(opts.data, "secret.key"))
 	if err != nil {
 		return fault.New(fault.Invalid, "%w", err)
 	}
@@ -142,7 +142,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	}
 	defer git.Close()
 	runs = flow.New(flow.Options{
-		Store: db, Logs: logs, Sealer: sealer, Auth: authority, Log: log,
+		Store: db, Logs: logs, Keys: keys, Auth: authority, Log: log,
 		Forges: map[string]forge.Forge{gitd.Kind: git, gitea.Kind: gitea.New()},
 		System: plan.System{Proto: root.Scheme, Host: root.Host, Registry: root.Host, Version: version.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
 		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout,

@@ -20,7 +20,6 @@ import (
 	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/flow"
-	"slipway/internal/runlog"
 	"slipway/internal/store"
 )
 
@@ -28,7 +27,6 @@ import (
 type Options struct {
 	Flow    *flow.Flow
 	Store   store.Store
-	Logs    *runlog.Logs
 	Auth    *auth.Authority
 	Log     *slog.Logger
 	Version string

@@ -150,7 +150,7 @@ func (f *Flow) forgeOf(repo ci.Repo) (forge.Forge, forge.Repo, error) {
 		if len(sealed.from) == 0 {
 			continue
 		}
-		text, err := f.Sealer.Open(repo.Name, sealed.name, sealed.from)
+		text, err := f.Keys.Open(sealed.from, repo.Name, sealed.name)
 		if err != nil {
 			return nil, forge.Repo{}, fault.New(fault.Internal, "cannot open the %s of %s: %w", sealed.name, repo.Name, err)
 		}
@@ -159,7 +159,7 @@ func (f *Flow) forgeOf(repo ci.Repo) (forge.Forge, forge.Repo, error) {
 	return at, known, nil
 }
 
-// Names under which a repo's credentials are sealed. No secret can have them: names of secrets have no spaces.
+// Names under which a repo's credentials are sealed.
 const (
 	forgeToken    = "forge token"
 	webhookSecret = "webhook secret"

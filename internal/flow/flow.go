@@ -25,10 +25,10 @@ import (
 
 // Options say what a flow is made of.
 type Options struct {
-	Store  store.Store
-	Logs   *runlog.Logs
-	Sealer *secret.Sealer
-	Auth   *auth.Authority
+	Store store.Store
+	Logs  *runlog.Logs
+	Keys  *secret.Keys
+	Auth  *auth.Authority
 	// Forges are the adapters by [ci.Repo.Forge].
 	Forges map[string]forge.Forge
 	// System is what pipelines may know of the server.

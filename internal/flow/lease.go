@@ -329,11 +329,11 @@ func (f *Flow) addSecrets(ctx context.Context, a *protocol.Assignment, event ci.
 	if err != nil {
 		return fmt.Errorf("list the secrets of %s: %w", a.Repo, err)
 	}
-	allowed := secret.Allowed(all, event)
+	allowed := secret.For(event, all)
 	a.Secrets = map[string]string{}
 	for _, name := range names {
 		if found, ok := secret.Find(allowed, name); ok {
-			text, err := f.Sealer.Open(a.Repo, found.Name, found.Sealed)
+			text, err := f.Keys.OpenSecret(found)
 			if err != nil {
 				return fault.New(fault.Internal, "cannot open the secret %q of %s: %w", name, a.Repo, err)
 			}

@@ -65,10 +65,10 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	}
 	repo = described
 	if wish.Forge != OwnForge {
-		if repo.ForgeToken, err = f.Sealer.Seal(repo.Name, forgeToken, []byte(known.Token)); err != nil {
+		if repo.ForgeToken, err = f.Keys.Seal([]byte(known.Token), repo.Name, forgeToken); err != nil {
 			return ci.Repo{}, fmt.Errorf("seal the token of %s: %w", repo.Name, err)
 		}
-		if repo.WebhookSecret, err = f.Sealer.Seal(repo.Name, webhookSecret, []byte(known.WebhookSecret)); err != nil {
+		if repo.WebhookSecret, err = f.Keys.Seal([]byte(known.WebhookSecret), repo.Name, webhookSecret); err != nil {
 			return ci.Repo{}, fmt.Errorf("seal the webhook secret of %s: %w", repo.Name, err)
 		}
 		known.Repo = repo
@@ -167,7 +167,7 @@ func (f *Flow) PutSecret(ctx context.Context, repo, name, value string, pullRequ
 	case len(value) > maxSecret:
 		return fault.New(fault.TooLarge, "the secret %q has %d bytes; at most %d are allowed", name, len(value), maxSecret)
 	}
-	sealed, err := f.Sealer.Seal(repo, name, []byte(value))
+	sealed, err := f.Keys.SealSecret(repo, name, []byte(value))
 	if err != nil {
 		return fmt.Errorf("seal the secret %q: %w", name, err)
 	}

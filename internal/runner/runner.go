@@ -255,7 +255,7 @@ func (r *Runner) walk(life, job context.Context, stop context.CancelCauseFunc, a
 		return protocol.Outcome{Status: ci.Error, Time: r.now(),
 			Message: fmt.Sprintf("%s; only trusted repos may do that. An admin can trust this one by: slipway repo trust %s", what, a.Repo)}, nil
 	}
-	masker := secret.NewMasker(a.SecretValues()...)
+	masker := secret.NewMasker(a.SecretValues())
 	spec := engine.Spec{ID: sandboxID(a.JobID), Job: a.Job, Trusted: a.Trusted, Auths: pullAuths(a)}
 	env, err := r.opts.Engine.Setup(job, spec)
 	if err != nil {
