@@ -30,6 +30,7 @@ type Options struct {
 func New(opts Options) http.Handler {
 	mux := http.NewServeMux()
 	api.Register(mux, api.Options{Flow: opts.Flow, Store: opts.Store, Auth: opts.Auth, Log: opts.Log, Version: version.Version()})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("POST /hooks/{owner}/{name}", opts.hook)
 	return mux
 }
