@@ -17,7 +17,8 @@ type Source struct {
 // network, so that the same source and input give the same plan, byte for byte. The zero Input is valid.
 type Input struct {
 	Event ci.Event
-	// Repo says among other things whether the file may ask for privileges ([ci.Repo.Trusted]).
+	// Repo says among other things whether the file may ask for privileges ([ci.Repo.Trusted]), which pull requests from
+	// forks never may.
 	Repo ci.Repo
 	Run  RunInfo
 	// System describes the server.

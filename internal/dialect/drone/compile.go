@@ -69,7 +69,7 @@ func (c *compiler) job(chosen chosen) (plan.Job, bool) {
 	if p == nil {
 		return plan.Job{}, false
 	}
-	c.reader.lint(p, c.in.Repo.Trusted)
+	c.reader.lint(p, denied(c.in))
 	vars.addWorkspace(p.workspace)
 	on, _ := p.trigger.outcomes()
 	os, arch := c.platform(p)

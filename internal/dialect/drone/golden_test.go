@@ -162,6 +162,8 @@ func goldenInput(text string) (plan.Input, error) {
 		case "pull_request":
 			e.Kind, e.Action, e.Ref, e.Source = ci.PullRequest, "synchronized", "refs/pull/7/head", arg
 			e.PullRequest = &ci.Change{Number: 7, Title: "Add paper"}
+		case "fork":
+			e.PullRequest.Fork = true
 		case "cron":
 			e.Kind, e.CronName = ci.Cron, arg
 		case "promote":

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"slipway/internal/plan"
 )
 
 // lintAll checks the pipelines of a file against each other, as Drone's server does.
@@ -28,8 +30,20 @@ func (r *reader) lintAll(pipelines []*pipeline) {
 	}
 }
 
+// denied says why a file may not have what could take over the runner's machine, as the end of a sentence; "" if it may.
+// A fork's pull request may not even in a trusted repo: it is the repo's people who are trusted.
+func denied(in plan.Input) string {
+	switch {
+	case !in.Repo.Trusted:
+		return "is only for trusted repos"
+	case in.Event.FromFork():
+		return "is not for pull requests from forks"
+	}
+	return ""
+}
+
 // lint checks one pipeline by itself, as Drone's runner does.
-func (r *reader) lint(p *pipeline, trusted bool) {
+func (r *reader) lint(p *pipeline, denied string) {
 	if p.platform.variant != "" {
 		r.warnf(p.at, "platform: runners are not chosen by their variant %q", p.platform.variant)
 	}
@@ -37,18 +51,18 @@ func (r *reader) lint(p *pipeline, trusted bool) {
 	for _, v := range p.volumes {
 		volumes[v.Name] = true
 		switch {
-		case trusted:
+		case denied == "":
 		case v.Host != "":
-			r.errorf(v.at, "volume %q mounts a folder of the host, which is only for trusted repos", v.Name)
+			r.errorf(v.at, "volume %q mounts a folder of the host, which %s", v.Name, denied)
 		case v.Memory:
-			r.errorf(v.at, "volume %q is in memory, which is only for trusted repos", v.Name)
+			r.errorf(v.at, "volume %q is in memory, which %s", v.Name, denied)
 		}
 	}
 	names := map[string]bool{"clone": !p.clone.disable}
 	for _, s := range append(append([]*step(nil), p.services...), p.steps...) {
 		r.lintStep(s, names, volumes)
-		if !trusted {
-			r.lintTrust(s)
+		if denied != "" {
+			r.lintTrust(s, denied)
 		}
 		if s.name != "" {
 			names[s.name] = true
@@ -116,7 +130,7 @@ func (r *reader) lintStep(s *step, names, volumes map[string]bool) {
 }
 
 // lintTrust reports what only a trusted repo may have.
-func (r *reader) lintTrust(s *step) {
+func (r *reader) lintTrust(s *step, denied string) {
 	for _, of := range []struct {
 		needs     bool
 		key, what string
@@ -130,11 +144,11 @@ func (r *reader) lintTrust(s *step) {
 		{s.limits.SharedMemory > 0, "shm_size", "sets the size of /dev/shm"},
 	} {
 		if of.needs {
-			r.errorf(s.set[of.key], "step %q %s, which is only for trusted repos", s.name, of.what)
+			r.errorf(s.set[of.key], "step %q %s, which %s", s.name, of.what, denied)
 		}
 	}
 	if image := imageName(s.image); dockerPlugins[image] && image != pluginDocker && s.isPlugin() {
-		r.errorf(s.imageAt, "step %q: %s runs a Docker daemon, which is only for trusted repos; use plugins/docker, which needs none, with registry, username and password", s.name, image)
+		r.errorf(s.imageAt, "step %q: %s runs a Docker daemon, which %s; use plugins/docker, which needs none, with registry, username and password", s.name, image, denied)
 	}
 }
 

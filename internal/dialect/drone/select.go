@@ -110,7 +110,7 @@ func (c *compiler) outline(doc *document) bool {
 	}
 	p := c.literal.pipeline(doc.root)
 	doc.pipeline = p
-	c.literal.lint(p, c.in.Repo.Trusted)
+	c.literal.lint(p, denied(c.in))
 	for _, s := range p.steps {
 		if kind := builtinKind(s); kind != "" {
 			b := builtin{reader: &c.literal, in: c.in, pipeline: p, step: s, env: c.build}
