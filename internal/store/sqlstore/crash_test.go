@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"slipway/internal/ci"
 	"slipway/internal/store"
 )
@@ -132,5 +134,45 @@ func TestCrash(t *testing.T) {
 	}
 	if len(acknowledged) < 50 {
 		t.Fatalf("only %d runs were acknowledged; the test shows nothing", len(acknowledged))
+	}
+}
+
+// The backup that docs/state.md recommends, taken while the database is written to.
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	path, copied := filepath.Join(folder, "db"), filepath.Join(folder, "copy")
+	db, other := openTest(t, path), openTest(t, path) // the other one stands for the program sqlite3
+	if err := db.PutRepo(t.Context(), &ci.Repo{Name: "a/b"}); err != nil {
+		t.Fatal(err)
+	}
+	var group errgroup.Group
+	created := make(chan int64, 100)
+	group.Go(func() error {
+		defer close(created)
+		for range cap(created) {
+			run := ci.Run{Repo: "a/b", Status: ci.Success}
+			if err := db.CreateRun(t.Context(), &run); err != nil {
+				return err
+			}
+			created <- run.Number
+		}
+		return nil
+	})
+	before := <-created
+	if _, err := other.writer.Exec(`VACUUM INTO ?`, copied); err != nil {
+		t.Fatal(err)
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	restored := openTest(t, copied)
+	runs, err := restored.ListRuns(t.Context(), store.RunFilter{Limit: 500})
+	if err != nil || int64(len(runs)) < before {
+		t.Fatalf("the backup has %d runs, %v", len(runs), err)
+	}
+	next := ci.Run{Repo: "a/b"}
+	if err := restored.CreateRun(t.Context(), &next); err != nil || next.Number != int64(len(runs))+1 {
+		t.Fatalf("the next run after %d is %d, %v", len(runs), next.Number, err)
 	}
 }

@@ -32,7 +32,7 @@ func (db *DB) tx(ctx context.Context, fn func(*tx) error) error {
 		if err == nil || attempt == maxAttempts || !db.dialect.retryable(err) {
 			return err
 		}
-		pause := time.NewTimer(time.Duration(1+rand.IntN(10<<attempt)) * time.Millisecond)
+		pause := time.NewTimer(time.Duration(1+rand.IntN(10<<min(attempt, 5))) * time.Millisecond)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
