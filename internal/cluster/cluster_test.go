@@ -444,7 +444,7 @@ func TestOpenState(t *testing.T) {
 func TestPreflight(t *testing.T) {
 	testneeds.Root(t)
 	l := layout{data: t.TempDir(), bin: t.TempDir(), id: "slipway-unit"}
-	err := l.preflight()
+	err := l.preflight(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "kube-apiserver") || !strings.Contains(err.Error(), "make cluster") {
 		t.Errorf("err = %v, want the missing programs and how to get them", err)
 	}

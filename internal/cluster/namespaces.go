@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -130,6 +131,10 @@ func populate(dirs map[string]string) error {
 }
 
 // pin makes a namespace of the given kind, runs setup in it and holds it by mounting it on path.
+//
+// The kernel lets a mount namespace be pinned in older ones only, and tells the older by its number. Linux 6.18 numbers
+// those made on one CPU in order, but not those of different CPUs. So where the first try is refused, one on the CPU
+// where this process's own namespace was made will not be.
 func pin(path string, flag int, name string, setup func() error) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -139,11 +144,34 @@ func pin(path string, flag int, name string, setup func() error) error {
 		return err
 	}
 	_ = f.Close()
-	made, mountedIt := make(chan string), make(chan struct{})
+	var all unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return fmt.Errorf("list the CPUs: %w", err)
+	}
+	err = pinOn(all, path, flag, name, setup)
+	for cpu := 0; errors.Is(err, unix.EINVAL) && cpu < 8*len(all)*int(unsafe.Sizeof(all[0])); cpu++ {
+		if all.IsSet(cpu) {
+			var one unix.CPUSet
+			one.Set(cpu)
+			err = pinOn(one, path, flag, name, setup)
+		}
+	}
+	if err != nil {
+		_ = os.Remove(path)
+	}
+	return err
+}
+
+// pinOn makes and holds a namespace from a thread that runs on these CPUs only.
+func pinOn(cpus unix.CPUSet, path string, flag int, name string, setup func() error) error {
+	made, held := make(chan string), make(chan struct{})
 	done := make(chan error, 1)
 	go func() {
 		done <- onThread(func() error {
 			defer close(made)
+			if err := unix.SchedSetaffinity(0, &cpus); err != nil {
+				return err
+			}
 			if err := unix.Unshare(flag); err != nil {
 				return err
 			}
@@ -153,20 +181,16 @@ func pin(path string, flag int, name string, setup func() error) error {
 				}
 			}
 			made <- fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), name)
-			<-mountedIt
+			<-held
 			return nil
 		})
 	}()
-	source, ok := <-made
-	if ok {
+	var err error
+	if source, ok := <-made; ok {
 		err = unix.Mount(source, path, "", unix.MS_BIND, "")
-		close(mountedIt)
+		close(held)
 	}
-	if err := errors.Join(err, <-done); err != nil {
-		_ = os.Remove(path)
-		return err
-	}
-	return nil
+	return errors.Join(err, <-done)
 }
 
 // mounted reports whether something is mounted on exactly path.
