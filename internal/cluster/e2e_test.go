@@ -136,6 +136,21 @@ func TestLife(t *testing.T) {
 			}
 		})
 	}
+	t.Run("Up repairs the network", func(t *testing.T) {
+		links := strings.Fields(strings.Join(traces(t, opts)["links"], " "))
+		i := slices.IndexFunc(links, func(s string) bool { return strings.HasPrefix(s, "slipway-") })
+		if i < 0 {
+			t.Fatalf("no link in %q", links)
+		}
+		link, _, _ := strings.Cut(links[i], "@")
+		if out, err := exec.Command("ip", "link", "delete", link).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		up(t, opts)
+		if got := get(t, address); !strings.HasPrefix(got, "hello from hello-") {
+			t.Errorf("got %q", got)
+		}
+	})
 	t.Run("Down and up bring back what was deployed", func(t *testing.T) {
 		down(t, opts)
 		compare(t, before, traces(t, opts))

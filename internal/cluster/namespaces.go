@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -194,18 +195,31 @@ func pinOn(cpus unix.CPUSet, path string, flag int, name string, setup func() er
 }
 
 // mounted reports whether something is mounted on exactly path.
-func mounted(path string) bool {
-	for _, m := range mountsUnder(path) {
-		if m == path {
-			return true
-		}
+func mounted(path string) bool { return slices.Contains(mountsUnder(path), path) }
+
+// intact reports whether both namespaces are there, with all that was mounted: the kernel takes a mount away, also from
+// here, when somebody removes the folder that it is on.
+func (l layout) intact() bool {
+	if !pinned(l.netns()) || !pinned(l.mountns()) {
+		return false
 	}
-	return false
+	err := onThread(func() error {
+		if err := l.enter(); err != nil {
+			return err
+		}
+		for target := range l.mountTargets() {
+			if !mounted(target) {
+				return fmt.Errorf("%s is not mounted", target)
+			}
+		}
+		return nil
+	})
+	return err == nil
 }
 
-// mountsUnder lists the mount points at and below path, the latest first.
+// mountsUnder lists the mount points at and below path, as the calling thread sees them, the latest first.
 func mountsUnder(path string) []string {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	b, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil
 	}

@@ -100,9 +100,9 @@ func (l layout) prepare(ctx context.Context, s *state, opts Options, say func(st
 			alive = append(alive, name)
 		}
 	}
-	intact := pinned(l.netns()) && pinned(l.mountns())
+	intact := l.intact()
 	if !intact {
-		// What a crash left in namespaces that nobody can enter any more is of no use.
+		// What runs in namespaces that nobody can enter any more, or that lack something, is of no use.
 		if n, err := kill(ctx, l.cgroups().folders()...); err != nil {
 			return err
 		} else if n > 0 {
