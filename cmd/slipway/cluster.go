@@ -6,12 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slipway/internal/cluster"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-
-	"slipway/internal/cluster"
 )
 
 func newClusterCommand() *cobra.Command {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,10 +50,14 @@ func (c cgroups) component(name string) string {
 	return filepath.Join(c.tracking(), "components", name)
 }
 
-// make makes the group of a component and gives its folder, and the cluster's group in every hierarchy: the kubelet
-// wants to find it in those that it uses.
+// make makes the group of a component and gives its folder. It also makes the cluster's own group as the kubelet wants to
+// find it: with version 1 in every hierarchy, with version 2 with every controller that it uses.
 func (c cgroups) make(name string) (string, error) {
-	if !c.v2 {
+	if c.v2 {
+		if err := enableControllers(cgroupRoot); err != nil {
+			return "", err
+		}
+	} else {
 		entries, err := os.ReadDir(cgroupRoot)
 		if err != nil {
 			return "", fmt.Errorf("list the cgroup hierarchies: %w", err)
@@ -69,6 +74,29 @@ func (c cgroups) make(name string) (string, error) {
 		return "", fmt.Errorf("make the cgroup of %s: %w", name, err)
 	}
 	return dir, nil
+}
+
+// enableControllers lets the groups below dir, a folder of cgroup v2, have the controllers that the kubelet uses, as far
+// as the machine has them.
+func enableControllers(dir string) error {
+	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("read the cgroup controllers: %w", err)
+	}
+	path := filepath.Join(dir, "cgroup.subtree_control")
+	enabled, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read the enabled cgroup controllers: %w", err)
+	}
+	for _, name := range []string{"cpu", "cpuset", "memory", "pids", "hugetlb"} {
+		if !slices.Contains(strings.Fields(string(have)), name) || slices.Contains(strings.Fields(string(enabled)), name) {
+			continue
+		}
+		if err := os.WriteFile(path, []byte("+"+name), 0); err != nil {
+			return fmt.Errorf("enable the cgroup controller %s for the cluster: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // folders lists the cluster's folder in every hierarchy in which there is one.

@@ -9,14 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slipway/internal/testneeds"
 	"strings"
 	"testing"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
-
-	"slipway/internal/testneeds"
 )
 
 var testNetwork = network{netip.MustParsePrefix("10.150.0.0/16")}
@@ -71,6 +70,9 @@ func TestLayout(t *testing.T) {
 	again, _ := newLayout("/var/lib/x/../a/", "")
 	if a.id == b.id || a.id != again.id {
 		t.Errorf("ids %s, %s, %s: want one per folder", a.id, b.id, again.id)
+	}
+	if ok, err := filepath.Match(idPattern, a.id); !ok || err != nil {
+		t.Errorf("%s does not match %s: %v", a.id, idPattern, err)
 	}
 	if len(a.id) > 15 {
 		t.Errorf("%s is too long for the name of a link", a.id)
@@ -444,7 +446,7 @@ func TestOpenState(t *testing.T) {
 func TestPreflight(t *testing.T) {
 	testneeds.Root(t)
 	l := layout{data: t.TempDir(), bin: t.TempDir(), id: "slipway-unit"}
-	err := l.preflight()
+	err := l.preflight(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "kube-apiserver") || !strings.Contains(err.Error(), "make cluster") {
 		t.Errorf("err = %v, want the missing programs and how to get them", err)
 	}

@@ -59,7 +59,7 @@ func Down(ctx context.Context, opts Options) error {
 // removeTargets removes the folders that were made to mount on, after the last cluster: with the folder, the kernel would
 // take away what the others have mounted on it.
 func (l layout) removeTargets() error {
-	if others, err := filepath.Glob("/run/slipway-*"); err != nil || len(others) > 0 {
+	if others, err := filepath.Glob("/run/" + idPattern); err != nil || len(others) > 0 {
 		return err
 	}
 	for dir := range l.mountTargets() {

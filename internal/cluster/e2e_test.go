@@ -15,6 +15,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"slipway/internal/cluster"
+	"slipway/internal/cluster/clustertest"
+	"slipway/internal/testneeds"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -27,10 +30,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-
-	"slipway/internal/cluster"
-	"slipway/internal/cluster/clustertest"
-	"slipway/internal/testneeds"
 )
 
 //go:embed testdata/answer.go
@@ -137,6 +136,21 @@ func TestLife(t *testing.T) {
 			}
 		})
 	}
+	t.Run("Up repairs the network", func(t *testing.T) {
+		links := strings.Fields(strings.Join(traces(t, opts)["links"], " "))
+		i := slices.IndexFunc(links, func(s string) bool { return strings.HasPrefix(s, "slipway-") })
+		if i < 0 {
+			t.Fatalf("no link in %q", links)
+		}
+		link, _, _ := strings.Cut(links[i], "@")
+		if out, err := exec.Command("ip", "link", "delete", link).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		up(t, opts)
+		if got := get(t, address); !strings.HasPrefix(got, "hello from hello-") {
+			t.Errorf("got %q", got)
+		}
+	})
 	t.Run("Down and up bring back what was deployed", func(t *testing.T) {
 		down(t, opts)
 		compare(t, before, traces(t, opts))
@@ -419,7 +433,7 @@ func traces(t *testing.T, opts cluster.Options) map[string][]string {
 	found["cgroups"], _ = filepath.Glob("/sys/fs/cgroup/*/" + r.ID)
 	found["network namespaces"], _ = filepath.Glob("/run/netns/" + r.ID)
 	found["run"], _ = filepath.Glob("/run/" + r.ID)
-	if others, _ := filepath.Glob("/run/slipway-*"); len(others) == 0 {
+	if others, _ := filepath.Glob("/run/slipway-[0-9a-f]*[0-9a-f]"); len(others) == 0 {
 		for _, dir := range []string{"/var/lib/kubelet", "/var/lib/cni", "/run/containerd", "/var/log/containers", "/var/log/pods", "/opt/containerd", "/opt/cni", "/etc/cni"} {
 			if _, err := os.Stat(dir); err == nil {
 				found["folders"] = append(found["folders"], dir)

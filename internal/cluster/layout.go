@@ -19,6 +19,9 @@ type layout struct {
 	id   string // names the link, the network namespace, the firewall table, the cgroup and the folder in /run
 }
 
+// idPattern matches every id, and no other name that Slipway uses.
+const idPattern = "slipway-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]"
+
 func newLayout(data, bin string) (layout, error) {
 	if data == "" {
 		data = DefaultData

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ func effectiveCapabilities() (uint64, error) {
 }
 
 // preflight reports all that keeps a cluster from starting here, in sentences that say what to do.
-func (l layout) preflight() error {
+func (l layout) preflight(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("a cluster needs root, for namespaces, mounts and cgroups: run `sudo slipway cluster up`")
 	}
@@ -103,14 +104,13 @@ func (l layout) preflight() error {
 	if len(missing) > 0 {
 		problems = append(problems, fmt.Errorf("these programs are not in %s: %s; build them with `make cluster`, or name their folder with --bin or SLIPWAY_CLUSTER_BIN", l.bin, strings.Join(missing, ", ")))
 	}
-	for tool, pkg := range map[string]string{"nft": "nftables", "mount": "mount"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			problems = append(problems, fmt.Errorf("the program %s is not there: `apt-get install %s`", tool, pkg))
-		}
+	// kube-proxy runs it, too.
+	if _, err := exec.LookPath("nft"); err != nil {
+		problems = append(problems, errors.New("the program nft is not there: `apt-get install nftables`"))
 	}
 	if b, err := os.ReadFile("/proc/filesystems"); err == nil && !strings.Contains(string(b), "\toverlay\n") {
 		// A module that is not loaded yet is not listed; mounting would load it.
-		if exec.Command("modprobe", "overlay").Run() != nil {
+		if exec.CommandContext(ctx, "modprobe", "overlay").Run() != nil {
 			problems = append(problems, errors.New("the kernel has no overlay file system: load it with `modprobe overlay`"))
 		}
 	}

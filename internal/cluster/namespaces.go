@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -130,6 +132,10 @@ func populate(dirs map[string]string) error {
 }
 
 // pin makes a namespace of the given kind, runs setup in it and holds it by mounting it on path.
+//
+// The kernel lets a mount namespace be pinned in older ones only, and tells the older by its number. Linux 6.18 numbers
+// those made on one CPU in order, but not those of different CPUs. So where the first try is refused, one on the CPU
+// where this process's own namespace was made will not be.
 func pin(path string, flag int, name string, setup func() error) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -139,11 +145,34 @@ func pin(path string, flag int, name string, setup func() error) error {
 		return err
 	}
 	_ = f.Close()
-	made, mountedIt := make(chan string), make(chan struct{})
+	var all unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return fmt.Errorf("list the CPUs: %w", err)
+	}
+	err = pinOn(all, path, flag, name, setup)
+	for cpu := 0; errors.Is(err, unix.EINVAL) && cpu < 8*len(all)*int(unsafe.Sizeof(all[0])); cpu++ {
+		if all.IsSet(cpu) {
+			var one unix.CPUSet
+			one.Set(cpu)
+			err = pinOn(one, path, flag, name, setup)
+		}
+	}
+	if err != nil {
+		_ = os.Remove(path)
+	}
+	return err
+}
+
+// pinOn makes and holds a namespace from a thread that runs on these CPUs only.
+func pinOn(cpus unix.CPUSet, path string, flag int, name string, setup func() error) error {
+	made, held := make(chan string), make(chan struct{})
 	done := make(chan error, 1)
 	go func() {
 		done <- onThread(func() error {
 			defer close(made)
+			if err := unix.SchedSetaffinity(0, &cpus); err != nil {
+				return err
+			}
 			if err := unix.Unshare(flag); err != nil {
 				return err
 			}
@@ -153,35 +182,44 @@ func pin(path string, flag int, name string, setup func() error) error {
 				}
 			}
 			made <- fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), name)
-			<-mountedIt
+			<-held
 			return nil
 		})
 	}()
-	source, ok := <-made
-	if ok {
+	var err error
+	if source, ok := <-made; ok {
 		err = unix.Mount(source, path, "", unix.MS_BIND, "")
-		close(mountedIt)
+		close(held)
 	}
-	if err := errors.Join(err, <-done); err != nil {
-		_ = os.Remove(path)
-		return err
-	}
-	return nil
+	return errors.Join(err, <-done)
 }
 
 // mounted reports whether something is mounted on exactly path.
-func mounted(path string) bool {
-	for _, m := range mountsUnder(path) {
-		if m == path {
-			return true
-		}
+func mounted(path string) bool { return slices.Contains(mountsUnder(path), path) }
+
+// intact reports whether both namespaces are there, with all that was mounted: the kernel takes a mount away, also from
+// here, when somebody removes the folder that it is on.
+func (l layout) intact() bool {
+	if !pinned(l.netns()) || !pinned(l.mountns()) {
+		return false
 	}
-	return false
+	err := onThread(func() error {
+		if err := l.enter(); err != nil {
+			return err
+		}
+		for target := range l.mountTargets() {
+			if !mounted(target) {
+				return fmt.Errorf("%s is not mounted", target)
+			}
+		}
+		return nil
+	})
+	return err == nil
 }
 
-// mountsUnder lists the mount points at and below path, the latest first.
+// mountsUnder lists the mount points at and below path, as the calling thread sees them, the latest first.
 func mountsUnder(path string) []string {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	b, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -151,7 +152,7 @@ func (l layout) startedAt(name string) time.Time {
 
 // start starts the program of a component in a session, cgroup and namespaces of the cluster's, so that it outlives this
 // process, and writes down who it is. Its output is appended to its log.
-func (l layout) start(name string, env []string, program string, args ...string) error {
+func (l layout) start(ctx context.Context, name string, env []string, program string, args ...string) error {
 	if err := os.MkdirAll(filepath.Dir(l.pidFile(name)), 0o700); err != nil {
 		return err
 	}
@@ -170,7 +171,7 @@ func (l layout) start(name string, env []string, program string, args ...string)
 	}
 	defer func() { _ = group.Close() }()
 
-	cmd := exec.Command(program, args...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), program, args...)
 	cmd.Env = env
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log

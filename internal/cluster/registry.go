@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,11 +57,12 @@ func (r Registry) endpoint(n network) string {
 	return "http://" + r.Host
 }
 
+// hostPattern is narrow, for a host becomes the name of a folder and a part of a configuration.
+var hostPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*(:[0-9]+)?$`)
+
 func (r Registry) check() error {
 	for _, host := range append([]string{r.Host}, r.Mirrors...) {
-		if host == "" || host == "." || host == ".." || strings.ContainsFunc(host, func(c rune) bool {
-			return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune(".-:_", c))
-		}) {
+		if !hostPattern.MatchString(host) {
 			return fmt.Errorf("registry %q: want a host and, if it has one, a port, like 127.0.0.1:7070", host)
 		}
 	}

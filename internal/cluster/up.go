@@ -31,7 +31,7 @@ func Up(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	if err := l.preflight(); err != nil {
+	if err := l.preflight(ctx); err != nil {
 		return err
 	}
 	say := newProgress(opts.Progress).say
@@ -100,9 +100,9 @@ func (l layout) prepare(ctx context.Context, s *state, opts Options, say func(st
 			alive = append(alive, name)
 		}
 	}
-	intact := pinned(l.netns()) && pinned(l.mountns())
+	intact := l.intact()
 	if !intact {
-		// What a crash left in namespaces that nobody can enter any more is of no use.
+		// What runs in namespaces that nobody can enter any more, or that lack something, is of no use.
 		if n, err := kill(ctx, l.cgroups().folders()...); err != nil {
 			return err
 		} else if n > 0 {
@@ -304,7 +304,7 @@ func (l layout) ensure(ctx context.Context, c component) (started bool, err erro
 	if err := l.clear(ctx, c); err != nil {
 		return false, err
 	}
-	if err := l.start(c.name, l.environment(c.name, os.Environ()), l.program(c.program), c.args...); err != nil {
+	if err := l.start(ctx, c.name, l.environment(c.name, os.Environ()), l.program(c.program), c.args...); err != nil {
 		return true, err
 	}
 	if err := l.await(ctx, c); errors.Is(err, errEnded) {
@@ -384,6 +384,7 @@ func lastLine(path string) string {
 // fatal is an error that waiting does not cure.
 type fatal struct{ error }
 
+// Unwrap gives the error itself.
 func (f fatal) Unwrap() error { return f.error }
 
 // until looks again and again until look gives nil or a fatal error. When ctx ends, the error says why and what was missing.

@@ -1,10 +1,9 @@
 package clustertest_test
 
 import (
+	"slipway/internal/cluster/clustertest"
 	"strings"
 	"testing"
-
-	"slipway/internal/cluster/clustertest"
 )
 
 const job = `
