@@ -18,6 +18,10 @@ import (
 func Follow(ctx context.Context, dir string, offset int64, w io.Writer) (Exit, error) {
 	watch := newWatch(dir)
 	defer watch.close()
+	return follow(ctx, watch, dir, offset, w)
+}
+
+func follow(ctx context.Context, watch *watch, dir string, offset int64, w io.Writer) (Exit, error) {
 	log := &reader{path: filepath.Join(dir, logFile), offset: offset}
 	defer log.close()
 	for {
@@ -45,39 +49,23 @@ func Follow(ctx context.Context, dir string, offset int64, w io.Writer) (Exit, e
 
 // Wait is Follow without the log.
 func Wait(ctx context.Context, dir string) (Exit, error) {
-	return until(ctx, dir, func(s State) bool { return s == Ended })
+	return Follow(ctx, dir, MaxLogLimit, io.Discard)
 }
 
-// Started waits until the shim has taken its command, and returns how the step stands then. It returns when ctx is done,
-// with ctx's error, but it cannot know of a shim that was never started.
+// Started waits until a shim has taken the command of dir, and returns how the step stands then; or when ctx is done, how
+// it stands with ctx's error. It cannot know of a shim that died before, or that was never started.
 func Started(ctx context.Context, dir string) (State, error) {
-	var state State
-	_, err := until(ctx, dir, func(s State) bool { state = s; return s > Starting })
-	if errors.Is(err, ErrDied) {
-		err = nil
-	}
-	return state, err
-}
-
-func until(ctx context.Context, dir string, done func(State) bool) (Exit, error) {
-	watch := newWatch(dir)
-	defer watch.close()
-	for {
+	// A shim takes a millisecond or two, while to close an inotify takes the kernel ten.
+	for pause := 200 * time.Microsecond; ; pause = min(2*pause, fastLook) {
 		state, err := Look(dir)
-		if err != nil {
-			return Exit{}, err
+		if err != nil || state > Starting {
+			return state, err
 		}
-		switch isDone := done(state); {
-		case state == Ended:
-			return readExit(dir)
-		case state == Dead:
-			return Exit{}, ErrDied
-		case isDone:
-			return Exit{}, nil
-		case ctx.Err() != nil:
-			return Exit{}, ctx.Err()
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return state, ctx.Err()
 		}
-		watch.wait(ctx)
 	}
 }
 

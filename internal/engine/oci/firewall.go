@@ -30,10 +30,11 @@ func (e *Engine) firewall() *firewall {
 		table:  table,
 		prefix: e.names.bridgePrefix(),
 		same: &nftables.Set{
-			Table: table, Name: "same", Concatenation: true,
+			// The library numbers sets that have no number from a variable that is not safe for concurrent use.
+			Table: table, Name: "same", ID: 1, Concatenation: true,
 			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIFName),
 		},
-		ranges: &nftables.Set{Table: table, Name: "ranges", Interval: true, KeyType: nftables.TypeIPAddr},
+		ranges: &nftables.Set{Table: table, Name: "ranges", ID: 2, Interval: true, KeyType: nftables.TypeIPAddr},
 	}
 }
 

@@ -85,7 +85,7 @@ func (e *Engine) makeBridge(id string, wanted netip.Prefix, containers int) (net
 
 // addressOf returns the range of a bridge, or the zero value if it has none yet.
 func addressOf(link netlink.Link) (netip.Prefix, error) {
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil || len(addrs) == 0 {
 		return netip.Prefix{}, err
 	}
@@ -133,7 +133,10 @@ func (e *Engine) freeSubnet(id string, wanted netip.Prefix, containers int) (net
 
 // routes lists the ranges that the machine has routes to, except the default route.
 func routes() ([]netip.Prefix, error) {
-	list, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	// All tables: one that policy routing uses counts as well.
+	list, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -290,7 +293,7 @@ func (e *Engine) removeNetwork(id string) error {
 
 // removeIdleFirewall removes the engine's table when no bridge needs it.
 func (e *Engine) removeIdleFirewall() error {
-	links, err := netlink.LinkList()
+	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list network interfaces: %w", err)
 	}
@@ -314,7 +317,7 @@ func (e *Engine) sweepNetwork(kept map[string]bool) error {
 	for id := range kept {
 		bridges[e.names.bridge(id)] = true
 	}
-	links, err := netlink.LinkList()
+	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list network interfaces: %w", err)
 	}
@@ -340,6 +343,16 @@ func (e *Engine) sweepNetwork(kept map[string]bool) error {
 	return errors.Join(append(problems, e.removeIdleFirewall())...)
 }
 
+// dump lists something of the kernel's, again if it changed meanwhile, which makes a list incomplete.
+func dump[T any](list func() (T, error)) (T, error) {
+	for tries := 1; ; tries++ {
+		all, err := list()
+		if tries == 100 || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+}
+
 func deleteLink(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -357,7 +370,7 @@ func deleteLink(name string) error {
 
 // outerMTU returns the size of packets on the way to the default route, so that those of containers need no fragmenting.
 func outerMTU() int {
-	list, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	list, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err == nil {
 		for _, route := range list {
 			if p, ok := prefixOf(route.Dst); ok && p.Bits() > 0 || route.LinkIndex == 0 {

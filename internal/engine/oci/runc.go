@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 )
 
 // runc calls the program runc, which keeps its state in root.
@@ -32,6 +34,11 @@ func (r runc) start(ctx context.Context, id, bundle string, stderr *os.File) err
 	cmd := exec.CommandContext(ctx, r.path, "--root", r.root, "--log", log, "--log-format", "json",
 		"run", "--detach", "--bundle", bundle, id)
 	cmd.Stdout, cmd.Stderr = stderr, stderr
+	// It must not go on to make a container for a process that is dead: who comes next would not know of it. The kernel
+	// means the thread when it says parent.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
