@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/buildkit/cache/remotecache"
@@ -60,6 +61,7 @@ type Daemon struct {
 	registries *registries
 	records    *records
 	images     images
+	grown      atomic.Bool // by a pull, since the cache's bounds were last looked at
 	client     *client.Client
 
 	solves  solves
@@ -182,8 +184,8 @@ func (d *Daemon) newController(ctx context.Context, opts Options) (*control.Cont
 	})
 }
 
-// keepHouse lets go of images that nobody uses any more, and frees the space of what was removed: BuildKit collects
-// only after it pruned something itself.
+// keepHouse does what BuildKit does only around builds: it lets go of images that nobody uses any more, keeps the cache
+// in its bounds after pulls, and frees the space of what was removed. What fails is done by the next round.
 func (d *Daemon) keepHouse(ctx context.Context) {
 	tick := time.NewTicker(holdIdle / 5)
 	defer tick.Stop()
@@ -193,8 +195,10 @@ func (d *Daemon) keepHouse(ctx context.Context) {
 			return
 		case <-tick.C:
 			d.images.sweep(holdIdle)
+			if d.grown.Swap(false) {
+				_, _ = d.prune(ctx, d.worker.GCPolicy()...)
+			}
 		case <-d.collect:
-			// What fails now is done by the next collection.
 			_ = d.worker.GarbageCollect(ctx)
 		}
 	}
@@ -204,6 +208,17 @@ func (d *Daemon) keepHouse(ctx context.Context) {
 // and images that are held stay.
 func (d *Daemon) Prune(ctx context.Context) (int64, error) {
 	d.images.sweep(0)
+	freed, err := d.prune(ctx, client.PruneInfo{All: true})
+	if err == nil {
+		err = d.worker.GarbageCollect(ctx)
+	}
+	if err != nil {
+		return freed, fmt.Errorf("prune the image cache: %w", err)
+	}
+	return freed, nil
+}
+
+func (d *Daemon) prune(ctx context.Context, what ...client.PruneInfo) (int64, error) {
 	var freed int64
 	usage := make(chan client.UsageInfo)
 	counted := make(chan struct{})
@@ -213,16 +228,10 @@ func (d *Daemon) Prune(ctx context.Context) (int64, error) {
 			freed += u.Size
 		}
 	}()
-	err := d.client.Prune(ctx, usage, client.PruneAll)
+	err := d.worker.Prune(ctx, usage, what...)
 	close(usage)
 	<-counted
-	if err != nil {
-		return freed, fmt.Errorf("prune the image cache: %w", err)
-	}
-	if err := d.worker.GarbageCollect(ctx); err != nil {
-		return freed, fmt.Errorf("prune the image cache: %w", err)
-	}
-	return freed, nil
+	return freed, err
 }
 
 // Close ends BuildKit and gives the folder back. Builds that run are cancelled; pulls should have ended before. It may

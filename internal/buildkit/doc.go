@@ -17,4 +17,9 @@
 // asks for it and was allowed to. They get a network namespace of their own on a bridge of the folder: the internet is
 // reached through NAT, while every address of this machine (loopback, its interfaces, the bridge), link-local addresses
 // such as cloud metadata services, and other builds are out of reach. See [Options.Network].
+//
+// # Logging
+//
+// BuildKit and containerd write to the standard logger of logrus, which the process sets up. At its default level they
+// are chatty; what concerns a build is in its own log and its error anyway.
 package buildkit

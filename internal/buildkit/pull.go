@@ -189,6 +189,7 @@ func (d *Daemon) fetch(ctx context.Context, ref string, resolver remotes.Resolve
 	if h.top, err = d.unpack(ctx, manifests, progress); err != nil {
 		return nil, err
 	}
+	d.grown.Store(true)
 	return d.images.add(h), nil
 }
 

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/random"
 
 	"slipway/internal/buildkit"
 	"slipway/internal/buildkit/buildkittest"
@@ -224,6 +228,37 @@ func TestPullTwentyAtOnce(t *testing.T) {
 	keys, err := d.RootfsKeys(t.Context())
 	if err != nil || len(keys) != 20 {
 		t.Errorf("keys are %v, %v", keys, err)
+	}
+}
+
+func TestCacheStaysInBounds(t *testing.T) {
+	testneeds.Root(t)
+	reg := buildkittest.NewRegistry(t, "", "")
+	d := buildkittest.Open(t, buildkit.Options{KeepBytes: 7 << 20})
+	for i := range 5 {
+		img, err := random.Image(2<<20, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		repo := fmt.Sprintf("big:%d", i)
+		reg.Push(t, repo, buildkittest.Platform(t, img, runtime.GOARCH))
+		pulled, err := d.Pull(t.Context(), reg.Host+"/"+repo, buildkit.PullOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pulled.Release()
+	}
+	if freed, err := d.KeepBounds(t.Context()); err != nil || freed < 3<<20 {
+		t.Errorf("freed %d bytes, %v", freed, err)
+	}
+	here := 0
+	for i := range 5 {
+		if _, err := pull(t, d, fmt.Sprintf("%s/big:%d", reg.Host, i), buildkit.PullOptions{Policy: plan.PullNever}); err == nil {
+			here++
+		}
+	}
+	if here == 0 || here == 5 {
+		t.Errorf("%d of 5 images are left", here)
 	}
 }
 

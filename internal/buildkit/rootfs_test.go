@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"golang.org/x/sys/unix"
 
 	"slipway/internal/buildkit"
 	"slipway/internal/buildkit/buildkittest"
@@ -106,7 +107,11 @@ func TestRootfsWithoutOverlay(t *testing.T) {
 		}
 		options = append(options, name+"="+filepath.Join(base, name))
 	}
-	dir := mounted(t, []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}})
+	dir := t.TempDir()
+	if err := mount.All([]mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mount.UnmountAll(dir, unix.MNT_DETACH) })
 	reg := buildkittest.NewRegistry(t, "", "")
 	reg.Push(t, "a:1", buildkittest.Busybox(t, buildkittest.Layer(t, map[string]string{"etc/motd": "hello"})))
 	d := buildkittest.Open(t, buildkit.Options{Dir: dir})

@@ -166,6 +166,9 @@ func newSnapshotter(name, root string) (snapshots.Snapshotter, error) {
 	return overlay.NewSnapshotter(root, overlay.AsynchronousRemove)
 }
 
+// minFree is how much of the disk the cache leaves free, in bytes, however much it may keep.
+const minFree = 2e9
+
 // gcPolicy keeps the cache near keep bytes: first goes what can be made again for nothing (contexts of builds, git
 // checkouts) when it was not used for two days, then the least recently used of everything.
 func gcPolicy(keep int64) []client.PruneInfo {
@@ -175,8 +178,8 @@ func gcPolicy(keep int64) []client.PruneInfo {
 			KeepDuration: 48 * time.Hour,
 			MaxUsedSpace: keep / 10,
 		},
-		{MaxUsedSpace: keep},
-		{All: true, MaxUsedSpace: keep},
+		{MaxUsedSpace: keep, MinFreeSpace: minFree},
+		{All: true, MaxUsedSpace: keep, MinFreeSpace: minFree},
 	}
 }
 

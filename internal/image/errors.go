@@ -44,6 +44,8 @@ func (e *solveError) Unwrap() error { return e.err }
 var (
 	unresolved = regexp.MustCompile(`failed to resolve source metadata for (\S+?): `)
 	ranCommand = regexp.MustCompile(`process "((?:[^"\\]|\\.)*)" did not complete successfully`)
+	notCopied  = regexp.MustCompile(`failed to calculate checksum of ref \S+: "/?([^"]*)": not found`)
+	parseError = regexp.MustCompile(`dockerfile parse error on line \d+: `)
 	pushFailed = regexp.MustCompile(`failed to (?:push|fetch oauth token|authorize)`)
 )
 
@@ -73,10 +75,17 @@ func text(s *solveError, req *Request, e *Error) string {
 	if m := unresolved.FindStringSubmatch(raw); m != nil {
 		if named, err := reference.ParseNormalizedNamed(m[1]); err == nil {
 			e.Pull = buildkit.NewPullError(reference.FamiliarString(named), s.err, req.Auths)
-			return "base " + e.Pull.Error()
+			return "FROM: " + e.Pull.Error()
 		}
 	}
-	if pushFailed.MatchString(raw) && len(req.Tags) >= 0 && req.Repo != "" {
+	if m := notCopied.FindStringSubmatch(raw); m != nil {
+		return fmt.Sprintf("%q is not in the context; check its path and .dockerignore", m[1])
+	}
+	if strings.HasSuffix(raw, "network.host is not allowed") {
+		return "RUN --network=host is for trusted repos only"
+	}
+	raw = parseError.ReplaceAllString(raw, "")
+	if pushFailed.MatchString(raw) && !req.DryRun {
 		if refs, err := req.refs(); err == nil && len(refs) > 0 {
 			return pushText(refs[0], s.err, req)
 		}
