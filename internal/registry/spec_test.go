@@ -351,6 +351,7 @@ func testManifestType(t *testing.T, s *site) {
 	s.wantHeader(s.do("GET", "/v2/a/manifests/v1", nil), "Content-Type", mediaImage)
 	s.want(put(m, ""), 201)
 	s.want(put(m, mediaIndex), 400, "MANIFEST_INVALID")
+	s.want(put(m, "application/vnd.docker.distribution.manifest.v2+json"), 400, "MANIFEST_INVALID")
 	s.want(put(m, "text/plain"), 400, "MANIFEST_INVALID")
 	s.want(put(m, ";;;"), 400, "MANIFEST_INVALID")
 	// Old OCI manifests have no mediaType.

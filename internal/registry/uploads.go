@@ -31,10 +31,9 @@ type session struct {
 	turn chan struct{}
 	// users counts requests that have or want the turn, under uploads.mu.
 	users int
-	// sum is the hash of the first summed bytes, in algorithm.
+	// sum is the hash of all bytes so far, in algorithm; nil if it is not known.
 	sum       hash.Hash
 	algorithm string
-	summed    int64
 }
 
 // maxSessions is how many running hashes are kept. Beyond it they are hashed from disk.
@@ -65,7 +64,7 @@ func (h *Handler) newUpload(repository, algorithm string) (*upload, error) {
 	}
 	s := h.uploads.session(path)
 	<-s.turn
-	s.sum, s.algorithm, s.summed = newHash(algorithm), algorithm, 0
+	s.sum, s.algorithm = newHash(algorithm), algorithm
 	return &upload{session: s, id: id, path: path, file: f}, nil
 }
 
@@ -188,9 +187,6 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) err
 	rc := http.NewResponseController(w)
 	// The deadline must not hit what comes after the body.
 	defer rc.SetReadDeadline(time.Time{})
-	if u.summed != u.size {
-		u.sum = nil
-	}
 	buffer := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buffer)
 	for {
@@ -208,7 +204,6 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) err
 			u.size += int64(n)
 			if u.sum != nil {
 				u.sum.Write((*buffer)[:n])
-				u.summed = u.size
 			}
 		}
 		if err == io.EOF {
@@ -223,7 +218,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) err
 // closeUpload makes the upload a blob of the repository if it has the digest d, and otherwise removes it.
 func (h *Handler) closeUpload(ctx context.Context, u *upload, repository string, d digest) error {
 	sum := u.sum
-	if sum == nil || u.algorithm != d.algorithm || u.summed != u.size {
+	if sum == nil || u.algorithm != d.algorithm {
 		sum = newHash(d.algorithm)
 		if _, err := io.Copy(sum, io.NewSectionReader(u.file, 0, u.size)); err != nil {
 			return err
@@ -354,7 +349,7 @@ func (h *Handler) putUpload(w http.ResponseWriter, r *http.Request, req request)
 		return err
 	}
 	if u.size == 0 && u.algorithm != d.algorithm {
-		u.sum, u.algorithm, u.summed = newHash(d.algorithm), d.algorithm, 0
+		u.sum, u.algorithm = newHash(d.algorithm), d.algorithm
 	}
 	if err := h.receive(w, r, u); err != nil {
 		return err
