@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,7 +59,6 @@ func (s *Server) git(ctx context.Context, dir string, args ...string) *exec.Cmd 
 	cmd.Env = append(cmd.Env, "GIT_DIR="+dir)
 	cmd.ExtraFiles = []*os.File{s.lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// On SIGTERM git removes its lock files and half-received packs.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
@@ -108,8 +108,16 @@ func (s *Server) tend(name, dir string) {
 		defer s.tended.Delete(name)
 		ctx, cancel := context.WithTimeout(s.background, s.options.Timeout)
 		defer cancel()
-		if _, err := s.output(ctx, dir, nil, "gc", "--auto", "--quiet"); err != nil && s.background.Err() == nil {
-			s.options.Log.Warn("git repository not put in order", "repo", name, "error", err)
+		cmd := s.git(ctx, dir, "gc", "--auto", "--quiet")
+		stderr := &tail{max: 4 << 10}
+		cmd.Stderr = stderr
+		// Every other git process ends with its pipes when the server is killed. The kernel sends this signal when the
+		// starting thread ends, so the thread must stay.
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := cmd.Run(); err != nil && s.background.Err() == nil {
+			s.options.Log.Warn("git repository not put in order", "repo", name, "error", gitError("gc", err, stderr))
 		}
 	})
 }

@@ -24,12 +24,12 @@ const maxMessage = 64 << 10
 
 // events returns what the moved refs are to Slipway, in the order in which they were pushed, and how many were too many.
 // Deleted refs, refs other than branches and tags, and tags of something that is no commit give none.
-func (s *Server) events(ctx context.Context, repo repository, moved []command) (events []ci.Event, left int, err error) {
+func (s *Server) events(ctx context.Context, repo repository, id string, moved []command) (events []ci.Event, left int, err error) {
 	for _, c := range moved {
 		if c.deletes() {
 			continue
 		}
-		event, ok := c.event(repo.user)
+		event, ok := c.event(repo.user, id)
 		if !ok {
 			continue
 		}

@@ -38,18 +38,31 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	// Where the writer cannot do one of these, it doesn't need it either.
 	rc := http.NewResponseController(w)
+	_ = rc.EnableFullDuplex() // git may answer before it has read everything
 	deadline := time.Now().Add(s.options.Timeout)
 	_ = rc.SetReadDeadline(deadline)
 	_ = rc.SetWriteDeadline(deadline)
-	_ = rc.EnableFullDuplex() // git may answer before it has read everything
+	r = r.WithContext(ctx)
+	r.Body = &patient{ReadCloser: r.Body, rc: rc, idle: s.options.Idle, deadline: deadline}
+	s.mux.ServeHTTP(w, r)
+}
 
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return
+// patient reads a body and waits for each part of it for a while, but no longer.
+type patient struct {
+	io.ReadCloser
+	rc       *http.ResponseController
+	idle     time.Duration
+	deadline time.Time // of the request
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	_ = p.rc.SetReadDeadline(time.Now().Add(p.idle))
+	n, err := p.ReadCloser.Read(b)
+	// The server goes on reading, to notice when the client leaves, and that must not run into the short deadline.
+	if err == nil || errors.Is(err, io.EOF) {
+		_ = p.rc.SetReadDeadline(p.deadline)
 	}
-	s.mux.ServeHTTP(w, r.WithContext(ctx))
+	return n, err
 }
 
 // infoRefs tells what refs there are: the first thing that git asks.
@@ -76,7 +89,7 @@ func (s *Server) infoRefs(w http.ResponseWriter, r *http.Request) {
 		line := "# service=" + service + "\n"
 		banner = fmt.Sprintf("%04x%s0000", len(line)+4, line)
 	}
-	s.stream(w, cmd, repo, nil, func(out io.Writer, answer io.Reader) error {
+	s.stream(w, r, cmd, repo, nil, func(out io.Writer, answer io.Reader) error {
 		if _, err := io.WriteString(out, banner); err != nil {
 			return err
 		}
@@ -100,7 +113,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-"+uploadPack+"-result")
 	cmd := s.git(r.Context(), repo.dir, "upload-pack", "--stateless-rpc", ".")
 	speak(cmd, r)
-	s.stream(w, cmd, repo, body, func(out io.Writer, answer io.Reader) error {
+	s.stream(w, r, cmd, repo, body, func(out io.Writer, answer io.Reader) error {
 		_, err := io.Copy(out, answer)
 		return err
 	})
@@ -225,13 +238,26 @@ func (b *bounded) Read(p []byte) (int, error) {
 
 // stream runs cmd with body as its input while relay copies its answer to the client, and waits for all of it.
 // It reports whether the command succeeded and relay did too.
-func (s *Server) stream(w http.ResponseWriter, cmd *exec.Cmd, repo repository, body io.Reader, relay func(out io.Writer, answer io.Reader) error) bool {
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, cmd *exec.Cmd, repo repository, body io.Reader, relay func(out io.Writer, answer io.Reader) error) bool {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-r.Context().Done():
+		return false
+	}
+	rc := http.NewResponseController(w)
 	stderr := &tail{max: 4 << 10}
 	cmd.Stderr = stderr
 	stdout, err := cmd.StdoutPipe()
 	var stdin io.WriteCloser
 	if err == nil && body != nil {
 		stdin, err = cmd.StdinPipe()
+		// At the end of its input git puts away what it has taken; on a signal it may leave some behind. If that doesn't end
+		// it, it is killed a while later.
+		cmd.Cancel = func() error {
+			_ = stdin.Close()
+			return nil
+		}
 	}
 	if err == nil {
 		err = cmd.Start()
@@ -242,13 +268,15 @@ func (s *Server) stream(w http.ResponseWriter, cmd *exec.Cmd, repo repository, b
 		return false
 	}
 
-	fed := make(chan struct{})
+	fed := make(chan error, 1)
 	go func() {
-		defer close(fed)
 		if stdin != nil {
 			_, _ = io.Copy(stdin, body) // git complains itself of what it doesn't get
 			_ = stdin.Close()
 		}
+		// Git may refuse a push before it has read all of it. The client reads the answer when it has sent everything.
+		_, err := io.Copy(io.Discard, r.Body)
+		fed <- err
 	}()
 
 	// A git that fails at once says nothing, and then there is still time for an error status.
@@ -256,18 +284,15 @@ func (s *Server) stream(w http.ResponseWriter, cmd *exec.Cmd, repo repository, b
 	_, silent := answer.Peek(1)
 	var relayed error
 	if silent == nil || body != nil {
-		relayed = relay(flushWriter{w, http.NewResponseController(w)}, answer)
+		relayed = relay(flushWriter{w: w, rc: rc, idle: s.options.Idle}, answer)
 	}
-	if relayed != nil {
-		_ = cmd.Cancel() // nobody listens
-	}
-	_, _ = io.Copy(io.Discard, answer)
+	_ = stdout.Close() // who writes more finds that nobody listens
 
-	// The client may still be sending what nobody reads.
-	grace := time.AfterFunc(2*time.Second, func() { _ = http.NewResponseController(w).SetReadDeadline(time.Now()) })
-	<-fed
-	grace.Stop()
+	unread := <-fed
 	err = cmd.Wait()
+	if unread != nil {
+		panic(http.ErrAbortHandler) // what else the client sends must not be taken for its next request
+	}
 	if err != nil && cmd.ProcessState != nil && !cmd.ProcessState.Success() {
 		s.options.Log.Warn("git request failed", "repo", repo.name, "error", gitError(cmd.Args[1], err, stderr))
 		if silent != nil && body == nil {
@@ -278,16 +303,18 @@ func (s *Server) stream(w http.ResponseWriter, cmd *exec.Cmd, repo repository, b
 	return relayed == nil
 }
 
-// flushWriter sends everything at once, so that progress is seen as it is made.
+// flushWriter sends everything at once, so that progress is seen as it is made, to a client that takes it.
 type flushWriter struct {
-	w  http.ResponseWriter
-	rc *http.ResponseController
+	w    http.ResponseWriter
+	rc   *http.ResponseController
+	idle time.Duration
 }
 
 func (f flushWriter) Write(p []byte) (int, error) {
+	_ = f.rc.SetWriteDeadline(time.Now().Add(f.idle))
 	n, err := f.w.Write(p)
 	if err == nil {
-		_ = f.rc.Flush()
+		err = f.rc.Flush()
 	}
 	return n, err
 }

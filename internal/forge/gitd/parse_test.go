@@ -26,8 +26,8 @@ func FuzzReadPush(f *testing.F) {
 			t.Errorf("reading changed the input: %q + %q", push.raw, rest)
 		}
 		for _, c := range push.commands {
-			if !strings.HasPrefix(c.ref, "refs/") || strings.ContainsAny(c.ref, " \n\x00") {
-				t.Errorf("unsafe ref %q", c.ref)
+			if !strings.HasPrefix(c.Ref, "refs/") || strings.ContainsAny(c.Ref, " \n\x00") {
+				t.Errorf("unsafe ref %q", c.Ref)
 			}
 		}
 	})
@@ -37,10 +37,10 @@ func FuzzRelay(f *testing.F) {
 	f.Add([]byte("0030\x01000eunpack ok\n0019ok refs/heads/main\n00000000"), true)
 	f.Add([]byte("000eunpack ok\n0000"), false)
 	f.Fuzz(func(t *testing.T, answer []byte, sideband bool) {
-		p := push{sideband: sideband, commands: []command{{before: "0", after: "1", ref: "refs/heads/main"}}}
+		p := push{sideband: sideband, commands: []command{{Before: "0", After: "1", Ref: "refs/heads/main"}}}
 		var out bytes.Buffer
 		report, ended, err := p.relay(&out, bytes.NewReader(answer))
-		if len(p.moved(report)) > 1 {
+		if moved, _ := p.moved(report); len(moved) > 1 {
 			t.Error("more moved than was asked")
 		}
 		if err == nil && !sideband && (ended || !bytes.Equal(out.Bytes(), answer)) {

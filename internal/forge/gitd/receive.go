@@ -47,20 +47,31 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
 	noCache(w)
 	w.Header().Set("Content-Type", "application/x-"+receivePack+"-result")
 
+	entry, err := s.note(repo, push.commands)
+	if err != nil {
+		s.options.Log.Error("push not noted", "repo", repo.name, "error", err)
+		refuse(w, http.StatusInternalServerError, "Slipway could not take the push; its log says why.")
+		return
+	}
+	defer entry.forget()
+
 	cmd := s.git(r.Context(), repo.dir, "receive-pack", "--stateless-rpc", ".")
 	body = io.MultiReader(bytes.NewReader(push.raw), body)
-	s.stream(w, cmd, repo, body, func(out io.Writer, answer io.Reader) error {
+	s.stream(w, r, cmd, repo, body, func(out io.Writer, answer io.Reader) error {
 		report, ended, err := push.relay(out, answer)
-		if err != nil {
-			// The pusher is gone, but what is pushed is pushed.
-			out = io.Discard
+		progress := io.Discard
+		if err == nil && push.sideband {
+			progress = bandWriter{w: out, band: bandProgress}
 		}
-		if moved := push.moved(report); len(moved) > 0 {
-			progress := io.Discard
-			if push.sideband && err == nil {
-				progress = bandWriter{w: out, band: bandProgress}
-			}
-			s.announce(r.Context(), repo, moved, progress)
+		// Even if the pusher is gone, what is pushed is pushed.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), announceTime)
+		defer cancel()
+		moved, whole := push.moved(report)
+		if !whole {
+			moved = s.standing(ctx, repo, push.commands)
+		}
+		if len(moved) > 0 {
+			s.announce(ctx, repo, entry.ID, moved, progress)
 			s.tend(repo.name, repo.dir)
 		}
 		if err == nil && ended {
@@ -71,9 +82,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
 }
 
 // announce makes what follows from a push happen. Nothing in it makes the push fail: the refs have moved.
-func (s *Server) announce(ctx context.Context, repo repository, moved []command, out io.Writer) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), announceTime)
-	defer cancel()
+func (s *Server) announce(ctx context.Context, repo repository, id string, moved []command, out io.Writer) {
 	log := s.options.Log.With("repo", repo.name)
 	defer func() {
 		if p := recover(); p != nil {
@@ -87,7 +96,7 @@ func (s *Server) announce(ctx context.Context, repo repository, moved []command,
 	if s.options.OnPush == nil {
 		return
 	}
-	events, left, err := s.events(ctx, repo, moved)
+	events, left, err := s.events(ctx, repo, id, moved)
 	if err != nil {
 		log.Error("pushed commits not read", "error", err)
 		fmt.Fprintln(out, "Slipway could not read the pushed commits; its log says why.")
@@ -112,15 +121,17 @@ type push struct {
 
 // command asks for a ref to move.
 type command struct {
-	before, after string // hashes; all zeros for a ref that is not there
-	ref           string
+	// Before and After are hashes; all zeros for a ref that is not there.
+	Before string `json:"before"`
+	After  string `json:"after"`
+	Ref    string `json:"ref"`
 }
 
 // deletes reports whether the command removes the ref.
-func (c command) deletes() bool { return strings.Trim(c.after, "0") == "" }
+func (c command) deletes() bool { return strings.Trim(c.After, "0") == "" }
 
 // creates reports whether the command makes the ref.
-func (c command) creates() bool { return strings.Trim(c.before, "0") == "" }
+func (c command) creates() bool { return strings.Trim(c.Before, "0") == "" }
 
 // commandPattern is "before after ref". The hashes are of SHA-1 or SHA-256.
 var commandPattern = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64}) ([0-9a-f]{40}|[0-9a-f]{64}) (refs/[^\x00-\x20\x7f]{1,1000})$`)
@@ -162,7 +173,7 @@ func readPush(r io.Reader) (push, error) {
 		if len(p.commands) == maxCommands {
 			return push{}, fmt.Errorf("it moves more than %d refs", maxCommands)
 		}
-		p.commands = append(p.commands, command{before: m[1], after: m[2], ref: m[3]})
+		p.commands = append(p.commands, command{Before: m[1], After: m[2], Ref: m[3]})
 	}
 }
 
@@ -196,21 +207,48 @@ func (p push) relay(out io.Writer, answer io.Reader) (report []byte, ended bool,
 	}
 }
 
-// moved returns the commands that git's report says were carried out. The report is what counts: git compares the
-// old value and moves the ref under one lock, and by now another push may have moved it again.
-func (p push) moved(report []byte) []command {
+// moved returns the commands that git's report says were carried out, and whether the report is whole. The report is
+// what counts: git compares the old value and moves the ref under one lock, and by now another push may have moved it again.
+func (p push) moved(report []byte) (moved []command, whole bool) {
 	done := map[string]bool{}
 	in, buf := bytes.NewReader(report), make([]byte, maxPacket)
 	for {
 		packet, err := readPacket(in, buf)
-		if err != nil || isFlush(packet) {
+		if err != nil {
+			return nil, false
+		}
+		if isFlush(packet) {
 			break
 		}
 		if ref, ok := strings.CutPrefix(strings.TrimSuffix(string(packet[4:]), "\n"), "ok "); ok {
 			done[ref] = true
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(p.commands), func(c command) bool { return !done[c.ref] || c.before == c.after })
+	return slices.DeleteFunc(slices.Clone(p.commands), func(c command) bool { return !done[c.Ref] || c.Before == c.After }), true
+}
+
+// standing returns the commands whose refs are where they were to go. It is how to find out what a push has done when
+// git could not say: it was stopped in the middle.
+func (s *Server) standing(ctx context.Context, repo repository, commands []command) []command {
+	if len(commands) == 0 {
+		return nil
+	}
+	refs := make([]string, len(commands))
+	for i, c := range commands {
+		refs[i] = c.Ref
+	}
+	objects, err := s.objects(ctx, repo.dir, 0, refs...)
+	if err != nil {
+		s.options.Log.Error("refs of an interrupted push not read", "repo", repo.name, "error", err)
+		return nil
+	}
+	var standing []command
+	for i, c := range commands {
+		if objects[i].hash == c.After && c.Before != c.After {
+			standing = append(standing, c)
+		}
+	}
+	return standing
 }
 
 // repairHead makes HEAD, and so the default branch, name a branch that exists: a first push may bring "master" only.
@@ -224,11 +262,11 @@ func (s *Server) repairHead(ctx context.Context, dir string, moved []command) er
 	}
 	best := ""
 	for _, c := range moved {
-		if !strings.HasPrefix(c.ref, "refs/heads/") || c.deletes() {
+		if !strings.HasPrefix(c.Ref, "refs/heads/") || c.deletes() {
 			continue
 		}
-		if best == "" || c.ref == "refs/heads/master" || c.ref == "refs/heads/"+DefaultBranch {
-			best = c.ref
+		if best == "" || c.Ref == "refs/heads/master" || c.Ref == "refs/heads/"+DefaultBranch {
+			best = c.Ref
 		}
 	}
 	if best == "" {
@@ -238,16 +276,16 @@ func (s *Server) repairHead(ctx context.Context, dir string, moved []command) er
 	return err
 }
 
-// event turns a moved ref into what its commit says, or returns false if the ref is neither a branch nor a tag.
-func (c command) event(user string) (ci.Event, bool) {
-	event := ci.Event{Ref: c.ref, After: c.after, Sender: user}
-	if branch, ok := strings.CutPrefix(c.ref, "refs/heads/"); ok {
+// event turns a moved ref into an event that lacks its commit, or returns false if the ref is neither a branch nor a tag.
+func (c command) event(user, id string) (ci.Event, bool) {
+	event := ci.Event{Ref: c.Ref, After: c.After, Sender: user, Delivery: id + " " + c.Ref}
+	if branch, ok := strings.CutPrefix(c.Ref, "refs/heads/"); ok {
 		event.Kind, event.Source, event.Target = ci.Push, branch, branch
 		if !c.creates() {
-			event.Before = c.before
+			event.Before = c.Before
 		}
 		return event, true
 	}
 	event.Kind = ci.Tag
-	return event, strings.HasPrefix(c.ref, "refs/tags/")
+	return event, strings.HasPrefix(c.Ref, "refs/tags/")
 }

@@ -48,12 +48,15 @@ type Options struct {
 	Authorize func(ctx context.Context, repo, user, password string, write bool) error
 	// OnPush is called when a push has moved branches or tags, and before the pusher gets the end of the answer. What
 	// it writes to out appears on the pusher's terminal, line by line, as it is written. Its context doesn't end with the
-	// pusher's connection, but after a minute. It must not use out after it returned. Nil means nobody cares.
+	// pusher's connection, but after a minute. It must not use out after it returned. It may be called a second time for
+	// the same push, with events of the same deliveries; see [Server.Recover]. Nil means nobody cares.
 	OnPush func(ctx context.Context, repo string, events []ci.Event, out io.Writer)
 	// MaxPush bounds the bytes of one push; 0 means 2 GiB.
 	MaxPush int64
 	// Timeout bounds one request; 0 means an hour.
 	Timeout time.Duration
+	// Idle bounds how long a client may neither send nor take anything while the server waits for it; 0 means two minutes.
+	Idle time.Duration
 	// Log takes what goes wrong; nil means slog's default.
 	Log *slog.Logger
 }
@@ -91,6 +94,9 @@ func Open(ctx context.Context, options Options) (*Server, error) {
 	}
 	if options.Timeout == 0 {
 		options.Timeout = time.Hour
+	}
+	if options.Idle == 0 {
+		options.Idle = 2 * time.Minute
 	}
 	if options.Log == nil {
 		options.Log = slog.Default()
