@@ -10,7 +10,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"slipway/internal/kube"
 )
@@ -101,11 +100,7 @@ func (l *load) stop() loadResult {
 
 // serviceIP returns the address of a Service in its cluster.
 func serviceIP(ctx context.Context, at *kube.Client, namespace, name string) (string, error) {
-	set, err := kubernetes.NewForConfig(at.Config())
-	if err != nil {
-		return "", err
-	}
-	service, err := set.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	service, err := at.Core.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return "", err
 	}

@@ -108,6 +108,9 @@ func (f *Flow) Recover(ctx context.Context) error {
 			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
 		}
 	}
+	if err := f.archiveLeft(ctx, runs); err != nil {
+		return err
+	}
 	recent, err := f.Store.ListRuns(ctx, store.RunFilter{})
 	if err != nil {
 		return fmt.Errorf("look for recent runs: %w", err)
@@ -119,6 +122,32 @@ func (f *Flow) Recover(ctx context.Context) error {
 	}
 	if len(runs) > 0 {
 		f.Log.Info("found unfinished runs", "runs", len(runs))
+	}
+	return nil
+}
+
+// archiveLeft puts away the logs of jobs that ended just before the server did. open are the runs that are not done.
+func (f *Flow) archiveLeft(ctx context.Context, open []ci.Run) error {
+	live, err := f.Logs.Live()
+	if err != nil {
+		return fmt.Errorf("look for logs that are not archived: %w", err)
+	}
+	unfinished := map[int64]bool{}
+	for _, found := range open {
+		run, err := f.Store.FindRun(ctx, found.Repo, found.Number)
+		if err != nil {
+			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
+		}
+		for _, job := range run.Jobs {
+			unfinished[job.ID] = !job.Status.Done()
+		}
+	}
+	for _, job := range live {
+		if !unfinished[job] {
+			if err := f.Logs.Archive(ctx, job); err != nil {
+				return fmt.Errorf("archive the logs of job %d: %w", job, err)
+			}
+		}
 	}
 	return nil
 }

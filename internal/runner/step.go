@@ -53,7 +53,7 @@ func (w *walk) newStep(i int) *stepRun {
 		return v.Text, true
 	}
 	s.resolve = func(v plan.Value) string { text, _ := value(v); return text }
-	for name, v := range s.step.Env {
+	for name, v := range w.a.Job.EnvOf(s.step) {
 		if text, ok := value(v); ok {
 			s.env[name] = text
 		}
@@ -185,10 +185,11 @@ func (s *stepRun) exec(ctx context.Context) (protocol.StepEnd, error) {
 
 // warnOfSecrets tells the step's log which secrets it asked for and does not get.
 func (s *stepRun) warnOfSecrets() {
-	job := plan.Job{Steps: []plan.Step{s.step}}
+	env := s.w.a.Job.EnvOf(s.step)
+	job := plan.Job{Env: env, Steps: []plan.Step{s.step}}
 	variables := map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(s.step.Env)) {
-		if secret := s.step.Env[name].Secret; secret != "" {
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if secret := env[name].Secret; secret != "" {
 			variables[secret] = name
 		}
 	}
