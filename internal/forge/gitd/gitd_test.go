@@ -378,7 +378,7 @@ func TestRefusals(t *testing.T) {
 		{"wrong token", []string{"push", f.url("nonsense"), "main"}, "Slipway needs a valid token to push to ada/engine: give any user name, and as password a token with the scope repo:ada/engine."},
 		{"no token", []string{"ls-remote", "http://" + f.host + "/git/ada/engine.git"}, "could not read Username"},
 		{"read only token", []string{"push", f.url(reader), "main"}, "This token may not push to ada/engine: it needs the scope repo:ada/engine."},
-		{"no such repo", []string{"push", base + "ada/loom.git", "main"}, "There is no repo ada/loom on this server: create it with `slipway repo create ada/loom`."},
+		{"no such repo", []string{"push", base + "ada/loom.git", "main"}, "There is no repo ada/loom on this server: create it with `slipway repo add ada/loom`."},
 		{"no such name", []string{"push", base + "Ada/..%2f..%2fetc", "main"}, "is no name for a repo"},
 	}
 	for _, test := range tests {

@@ -164,7 +164,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, write bool) (repo
 }
 
 func missing(name string) string {
-	return fmt.Sprintf("There is no repo %s on this server: create it with `slipway repo create %s`.", name, name)
+	return fmt.Sprintf("There is no repo %s on this server: create it with `slipway repo add %s`.", name, name)
 }
 
 // refuse answers with a sentence. Git shows plain text, and nothing else, to its user.

@@ -108,7 +108,7 @@ func (c *call) failed(doing, scope string, resp *sdk.Response, err error) error 
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
-		return fmt.Errorf("%s: the forge does not know the token: make a new one there with the scope %s and set it with `slipway repo set`: %w", at, scope, forge.ErrDenied)
+		return fmt.Errorf("%s: the forge does not know the token: make a new one there with the scope %s and give it to `slipway repo add`: %w", at, scope, forge.ErrDenied)
 	case http.StatusForbidden:
 		return fmt.Errorf("%s: the token or its user lacks a right: the token needs the scope %s, its user must be an administrator of the repository: %w", at, scope, forge.ErrDenied)
 	case http.StatusNotFound:

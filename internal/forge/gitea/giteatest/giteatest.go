@@ -62,7 +62,7 @@ type User struct {
 	Name, Email, Password, Token string
 }
 
-// New starts a Gitea and stops it at the end of the test. It skips the test if `make bin/gitea` has not been run.
+// New starts a Gitea and stops it at the end of the test. It skips the test if `make gitea` has not been run.
 func New(t testing.TB, options Options) *Server {
 	t.Helper()
 	s, err := Start(context.WithoutCancel(t.Context()), testneeds.Tool(t, "gitea"), options)
@@ -88,7 +88,7 @@ type Shared struct {
 	err    error
 }
 
-// Server returns the running instance. It skips the test if `make bin/gitea` has not been run.
+// Server returns the running instance. It skips the test if `make gitea` has not been run.
 func (s *Shared) Server(t testing.TB) *Server {
 	t.Helper()
 	bin := testneeds.Tool(t, "gitea")
@@ -191,7 +191,7 @@ func freePort(host string) (string, error) {
 func (s *Server) configure(host, port string) error {
 	static, err := filepath.EvalSymlinks(s.bin + ".static")
 	if err != nil {
-		return fmt.Errorf("find Gitea's templates, to which `make bin/gitea` makes a link: %w", err)
+		return fmt.Errorf("find Gitea's templates, to which `make gitea` makes a link: %w", err)
 	}
 	me, err := user.Current()
 	if err != nil {
