@@ -40,7 +40,7 @@ func (h *Handler) getBlob(w http.ResponseWriter, r *http.Request, req request) e
 	// A reader that stalls lets go of its connection, in time: what 64 KiB a second would take, and a bit.
 	rc := http.NewResponseController(w)
 	if rc.SetWriteDeadline(time.Now().Add(2*h.stallTime+time.Duration(blob.Size/(64<<10))*time.Second)) == nil {
-		defer rc.SetWriteDeadline(time.Time{})
+		defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 	}
 	http.ServeContent(w, r, "", time.Time{}, f)
 	return nil

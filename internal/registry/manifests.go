@@ -116,8 +116,8 @@ func (h *Handler) readManifest(w http.ResponseWriter, r *http.Request) ([]byte, 
 		return nil, tooLarge
 	}
 	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Now().Add(h.stallTime))
-	defer rc.SetReadDeadline(time.Time{})
+	setReadDeadline(rc, time.Now().Add(h.stallTime))
+	defer setReadDeadline(rc, time.Time{})
 	content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxManifest))
 	var over *http.MaxBytesError
 	if errors.As(err, &over) {

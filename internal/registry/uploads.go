@@ -85,7 +85,7 @@ func (h *Handler) takeUpload(ctx context.Context, repository, id string) (*uploa
 	case <-s.turn:
 	case <-ctx.Done():
 		h.uploads.release(path, s, false)
-		if context.Cause(ctx) == errBusy {
+		if errors.Is(context.Cause(ctx), errBusy) {
 			return nil, fail(http.StatusTooManyRequests, codeTooManyRequests, "%v", errBusy)
 		}
 		return nil, ctx.Err()
@@ -113,10 +113,10 @@ func (h *Handler) dropUpload(u *upload, gone bool) {
 		return
 	}
 	if u.file != nil {
-		u.file.Close()
+		_ = u.file.Close() // what counts was synced
 	}
 	if gone {
-		os.Remove(u.path)
+		_ = os.Remove(u.path) // renamed already, or Sweep will try again
 	}
 	s := u.session
 	u.session = nil
@@ -176,6 +176,9 @@ func (h *Handler) Sweep(ctx context.Context) (int, error) {
 	return n, err
 }
 
+// setReadDeadline bounds a read of the body. Where w has no deadlines, as behind some wrappers, the server's own must do.
+func setReadDeadline(rc *http.ResponseController, t time.Time) { _ = rc.SetReadDeadline(t) }
+
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 512<<10); return &b }}
 
 // receive appends the body to the upload and to its hash. What arrived before an error stays, for the client to go on
@@ -186,11 +189,11 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) err
 	}
 	rc := http.NewResponseController(w)
 	// The deadline must not hit what comes after the body.
-	defer rc.SetReadDeadline(time.Time{})
+	defer setReadDeadline(rc, time.Time{})
 	buffer := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buffer)
 	for {
-		rc.SetReadDeadline(time.Now().Add(h.stallTime))
+		setReadDeadline(rc, time.Now().Add(h.stallTime))
 		n, err := r.Body.Read(*buffer)
 		if n > 0 {
 			if u.size+int64(n) > h.maxBlob {

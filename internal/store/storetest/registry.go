@@ -103,7 +103,10 @@ func testRegistryMissing(t *testing.T, s store.Store) {
 	wrong := here
 	wrong.Size = 7
 	for _, references := range [][]store.Reference{
-		{elsewhere}, {here, elsewhere}, {wrong}, {{Digest: digestOf(3)}},
+		{elsewhere},
+		{here, elsewhere},
+		{wrong},
+		{{Digest: digestOf(3)}},
 		{{Digest: here.Digest, Size: here.Size, Manifest: true}}, // a blob is no manifest
 	} {
 		err := s.PutManifest(ctx, manifestOf("octo/app", 10, references...), "v1")
@@ -142,7 +145,8 @@ func testRegistryTags(t *testing.T, s store.Store) {
 	tags, err := s.ListTags(ctx, store.Page{Repository: "octo/app", Limit: 10})
 	check(t, err)
 	same(t, tags, []store.Tag{
-		{Name: "-", Digest: digestOf(10), Updated: noon, By: "octo"}, {Name: "_", Digest: digestOf(10), Updated: noon, By: "octo"},
+		{Name: "-", Digest: digestOf(10), Updated: noon, By: "octo"},
+		{Name: "_", Digest: digestOf(10), Updated: noon, By: "octo"},
 		{Name: "a", Digest: digestOf(20), Updated: noon.Add(time.Minute), By: "octo/app run 7"},
 	})
 	tags, err = s.ListTags(ctx, store.Page{Repository: "octo/app", Last: "-", Limit: 1})
