@@ -30,7 +30,7 @@ func Attach(dir string, offset int64, out io.Writer) *Attachment {
 }
 
 // Wait returns what Follow does. When ctx is done first, it ends the following, not the step, and returns ctx's error.
-// In either case nothing is written to out any more when it returns.
+// In either case nothing is written to out any more when it returns. It may be repeated.
 func (a *Attachment) Wait(ctx context.Context) (Exit, error) {
 	select {
 	case <-a.done:

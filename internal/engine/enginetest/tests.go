@@ -284,8 +284,8 @@ func testClose(t *testing.T, f *fixture) {
 	if _, err := os.Stat(f.env.Workspace()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the workspace is still there: %v", err)
 	}
-	if result, err := proc.Wait(f.ctx); err == nil && result.ExitCode != 137 {
-		t.Errorf("the step ended with %+v, want an error or exit code 137", result)
+	if result, err := proc.Wait(f.ctx); err != nil || result.ExitCode != 137 {
+		t.Errorf("the step ended with %+v, %v, want exit code 137", result, err)
 	}
 	removed, err := f.openEngine().Sweep(f.ctx, func(string) bool { return false })
 	if err != nil || len(removed) != 0 {

@@ -167,10 +167,24 @@ func (e *Env) launch(dir string, command shim.Command) (pid int, err error) {
 
 // Close implements [engine.Env].
 func (e *Env) Close(ctx context.Context) error {
+	e.endProcs(ctx)
 	err := removeSandbox(ctx, e.dir)
 	e.detach()
 	e.engine.forget(e)
 	return err
+}
+
+// endProcs kills the steps that were started here, and lets those who wait for them see it before the files go. What
+// fails is tried again, and reported, when the sandbox is removed.
+func (e *Env) endProcs(ctx context.Context) {
+	e.mu.Lock()
+	procs := slices.Clone(e.procs)
+	e.mu.Unlock()
+	for _, p := range procs {
+		if shim.Kill(ctx, p.dir) == nil {
+			_, _ = p.attachment.Wait(ctx)
+		}
+	}
 }
 
 // detach ends what the sandbox does in this process.

@@ -1,6 +1,7 @@
 package oci_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,8 +14,11 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"slipway/internal/buildkit"
+	"slipway/internal/buildkit/buildkittest"
 	"slipway/internal/engine"
 	"slipway/internal/engine/enginetest"
+	"slipway/internal/engine/oci"
 	"slipway/internal/plan"
 )
 
@@ -24,26 +28,37 @@ import (
 // container's remains are removed, which a job does not wait for and bare runc does, is gone-p50-ms.
 //
 // Bare runc gets its root filesystem and its network namespace for free: its bundle is ready, and its namespace is new
-// and empty. The step makes both, with an overlay mount and a cable to its job's bridge.
+// and empty. The step makes both, with a snapshot, an overlay mount and a cable to its job's bridge.
 func BenchmarkStep(b *testing.B) {
 	m := newMachine(b)
-	eng := newEngine(b, m.options(b, b.TempDir()))
+	b.Run("overlay", func(b *testing.B) { benchmarkStep(b, m, m.options(b, b.TempDir()), enginetest.Image) })
+	b.Run("buildkit", func(b *testing.B) {
+		registry := buildkittest.NewRegistry(b, "", "")
+		registry.Push(b, "busybox:1", buildkittest.Busybox(b))
+		opts := m.options(b, b.TempDir())
+		opts.Images = pulled{buildkittest.Open(b, buildkit.Options{})}
+		benchmarkStep(b, m, opts, registry.Host+"/busybox:1")
+	})
+}
+
+func benchmarkStep(b *testing.B, m machine, opts oci.Options, image string) {
+	eng := newEngine(b, opts)
 	b.Cleanup(func() { eng.Close() })
 	job := plan.Job{Name: "job", Workspace: "/drone/src"}
 	for i := range b.N + 1 {
-		job.Steps = append(job.Steps, plan.Step{Name: fmt.Sprint("s", i), Kind: plan.KindExec, Exec: &plan.Exec{Image: enginetest.Image}})
+		job.Steps = append(job.Steps, plan.Step{Name: fmt.Sprint("s", i), Kind: plan.KindExec, Exec: &plan.Exec{Image: image}})
 	}
 	env, err := eng.Setup(b.Context(), engine.Spec{ID: enginetest.NewID(), Job: job})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-		if err := env.Close(b.Context()); err != nil {
+		if err := env.Close(context.Background()); err != nil {
 			b.Error(err)
 		}
 	})
 	step := func(i int) {
-		exec := plan.Exec{Image: enginetest.Image, Entrypoint: []string{"/bin/true"}}
+		exec := plan.Exec{Image: image, Entrypoint: []string{"/bin/true"}}
 		proc, err := env.Start(b.Context(), engine.Step{Name: fmt.Sprint("s", i), Exec: exec}, io.Discard)
 		if err != nil {
 			b.Fatal(err)

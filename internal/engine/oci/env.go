@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,8 @@ type Env struct {
 
 	mu       sync.Mutex
 	procs    []*Proc
-	cleaning sync.WaitGroup
+	detached bool
+	cleaning sync.WaitGroup // of goroutines that clean starts; none is added once detached is set
 }
 
 // Workspace implements [engine.Env].
@@ -122,6 +124,7 @@ func (e *Env) start(ctx context.Context, step engine.Step, out io.Writer) (*Proc
 
 // Close implements [engine.Env].
 func (e *Env) Close(ctx context.Context) error {
+	e.endProcs(ctx)
 	err := e.engine.removeSandbox(ctx, e.spec.ID)
 	e.detach()
 	e.engine.forget(e)
@@ -131,16 +134,41 @@ func (e *Env) Close(ctx context.Context) error {
 	return nil
 }
 
+// endProcs kills the steps that were started here, and lets those who wait for them see it before the files go. What
+// fails is tried again, and reported, when the sandbox is removed.
+func (e *Env) endProcs(ctx context.Context) {
+	e.mu.Lock()
+	procs := slices.Clone(e.procs)
+	e.mu.Unlock()
+	for _, p := range procs {
+		if shim.Kill(ctx, p.paths.shim()) == nil {
+			_, _ = p.attachment.Wait(ctx)
+		}
+	}
+}
+
 // detach ends what the sandbox does in this process.
 func (e *Env) detach() {
 	e.mu.Lock()
 	procs := e.procs
-	e.procs = nil
+	e.procs, e.detached = nil, true
 	e.mu.Unlock()
 	for _, p := range procs {
 		p.attachment.Close()
 	}
 	e.cleaning.Wait()
+}
+
+// clean removes what is left of a container whose step has ended, in the background: its result is known already.
+func (e *Env) clean(c container) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.detached {
+		return
+	}
+	e.cleaning.Go(func() {
+		_ = e.engine.removeContainer(context.Background(), c) // Close tries again, and reports
+	})
 }
 
 // Proc implements [engine.Proc].
@@ -158,10 +186,7 @@ func (p *Proc) Wait(ctx context.Context) (engine.Result, error) {
 		return engine.Result{}, err
 	}
 	result := engine.Result{ExitCode: exit.Code, OOM: p.oom()}
-	// The result is known; what is left of the container need not be waited for.
-	p.env.cleaning.Go(func() {
-		_ = p.env.engine.removeContainer(context.Background(), p.container) // Close tries again, and reports
-	})
+	p.env.clean(p.container)
 	switch {
 	case err != nil && (result.OOM || p.paths.has(killedFile)):
 		// The kernel or Stop killed the shim with the rest.

@@ -92,7 +92,9 @@ func resolvConf(x plan.Exec, defaults []string) string {
 	}
 	var b strings.Builder
 	for _, server := range servers {
-		fmt.Fprintf(&b, "nameserver %s\n", strings.Join(strings.Fields(server), ""))
+		if ip, err := netip.ParseAddr(server); err == nil {
+			fmt.Fprintf(&b, "nameserver %s\n", ip)
+		}
 	}
 	if len(x.DNSSearch) > 0 {
 		fmt.Fprintf(&b, "search %s\n", strings.Join(strings.Fields(strings.Join(x.DNSSearch, " ")), " "))

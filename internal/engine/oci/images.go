@@ -19,7 +19,8 @@ type Images interface {
 	Rootfs(ctx context.Context, key string, from Image) (Rootfs, error)
 	// RemoveRootfs removes a root filesystem that is not mounted any more. One that does not exist is no error.
 	RemoveRootfs(ctx context.Context, key string) error
-	// RootfsKeys returns the keys of all root filesystems that there are.
+	// RootfsKeys returns the keys of all root filesystems that there are. They are all the engine's: [Engine.Sweep]
+	// removes those that belong to no sandbox which is kept.
 	RootfsKeys(ctx context.Context) ([]string, error)
 }
 
