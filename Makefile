@@ -15,10 +15,10 @@ LDFLAGS := -s -w -X slipway/internal/version.version=$(VERSION) -X slipway/inter
 SHIM    := internal/shim/bin/slipway-shim-linux-$(ARCH)
 
 # What Slipway runs with, what building and testing it needs on top, as Debian and Ubuntu call it.
-RUN_PACKAGES   := ca-certificates git iptables nftables
+RUN_PACKAGES   := ca-certificates git iproute2 nftables
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev pkg-config
 DEMO_PACKAGES  := busybox-static
-TEST_PACKAGES  := busybox-static chromium postgresql skopeo
+TEST_PACKAGES  := buildah busybox-static chromium postgresql skopeo
 
 .PHONY: build
 build: $(SHIM) ## build bin/slipway, one static binary

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -154,6 +155,7 @@ func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err e
 		if mirrorErr != nil {
 			return mirrorErr
 		}
+		logrus.SetLevel(logrus.ErrorLevel) // containerd's libraries warn of what is ordinary here
 		var daemon *buildkit.Daemon
 		daemon, err = buildkit.Open(ctx, buildkit.Options{
 			Dir: filepath.Join(opts.data, "buildkit"), Runc: opts.runc, Mirrors: mirrors, Insecure: opts.insecure,
@@ -191,7 +193,7 @@ func parseMirrors(opts runnerOptions) (map[string][]buildkit.Mirror, error) {
 		return nil, fault.New(fault.Invalid, "the runner's token cannot be read: %w", err)
 	}
 	mirrors["docker.io"] = append(mirrors["docker.io"], buildkit.Mirror{
-		URL: opts.server + "/mirror/docker.io", Username: "runner", Password: strings.TrimSpace(string(token)),
+		URL: opts.server, Username: "runner", Password: strings.TrimSpace(string(token)),
 	})
 	return mirrors, nil
 }

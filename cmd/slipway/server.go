@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -125,7 +127,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fault.New(fault.Unavailable, "%w", err)
 	}
 	defer logs.Close()
-	authority := &auth.Authority{Tokens: db, Jobs: db, Key: tokenKey, Now: time.Now}
+	authority := &auth.Authority{Tokens: db, Jobs: db, Key: derive(tokenKey, "jobs"), Now: time.Now}
 
 	// What it serves. The flow and the git endpoint know each other: a push becomes a run.
 	access := access{authority: authority, repos: db}
@@ -148,7 +150,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout,
 	})
 	images, err := registry.New(registry.Options{
-		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: tokenKey,
+		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: derive(tokenKey, "registry"),
 		Hosts: []string{root.Host, listener.Addr().String()}, Log: log,
 	})
 	if err != nil {
@@ -159,6 +161,9 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	}
 	if err := runs.Recover(ctx); err != nil {
 		return err
+	}
+	if _, err := git.Recover(ctx); err != nil {
+		return fmt.Errorf("take up pushes that were not acted on: %w", err)
 	}
 
 	mux := http.NewServeMux()
@@ -263,6 +268,13 @@ func firstTokens(ctx context.Context, authority *auth.Authority, data string, lo
 		log.Info("made a token", "name", first.name, "file", path)
 	}
 	return nil
+}
+
+// derive makes a key for one purpose of the server's, so that what one part signs another never takes for its own.
+func derive(key []byte, purpose string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("slipway " + purpose))
+	return mac.Sum(nil)
 }
 
 // loadKey reads a key of 32 random bytes, which the first start makes.
