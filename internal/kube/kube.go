@@ -90,7 +90,11 @@ func inline(config *api.Config) error {
 			return refuse("client-key", "put the key itself into client-key-data (kubectl config view --flatten does that)")
 		}
 	}
-	if cluster, ok := config.Clusters[ctx.Cluster]; ok && cluster.CertificateAuthority != "" {
+	cluster, ok := config.Clusters[ctx.Cluster]
+	switch {
+	case !ok || cluster.Server == "":
+		return fault.New(fault.Invalid, "the kubeconfig does not say where the cluster of its current context is; set server")
+	case cluster.CertificateAuthority != "":
 		return refuse("certificate-authority", "put the certificate itself into certificate-authority-data (kubectl config view --flatten does that)")
 	}
 	return nil
@@ -157,6 +161,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	config.QPS, config.Burst = 100, 200
 	// An address that swallows packets must not hold a deployment up for the usual half a minute.
 	config.Dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	config.Wrap(wrapTransport)
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "the kubeconfig cannot be used: %w", err)

@@ -30,6 +30,7 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 	w := &watcher{
 		reader:  &reader{client: r.Client, patience: r.Patience.withDefaults(), printer: p, denied: map[string]bool{}},
 		printer: p,
+		server:  outage{client: r.Client, printer: p},
 		since:   map[string]time.Time{},
 		timeout: timeout,
 	}
@@ -40,7 +41,6 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 	}
 	limited, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	server := outage{client: r.Client, printer: p}
 	for {
 		err := w.look(limited)
 		switch {
@@ -51,7 +51,7 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 			late, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
 			return w.statuses, w.overdue(late)
-		case server.again(limited, err):
+		case w.server.again(limited, err):
 			continue
 		case err != nil && limited.Err() == nil:
 			return w.statuses, err
@@ -73,6 +73,7 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 type watcher struct {
 	reader   *reader
 	printer  *printer
+	server   outage
 	statuses []Status
 	since    map[string]time.Time // when a trouble was first seen; see trouble.grace
 	timeout  time.Duration
@@ -92,6 +93,7 @@ func (w *watcher) look(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
+		w.server.over()
 		w.statuses[i] = s
 		if s.Text != before.Text && s.Text != "" && s.Text != unnoticed && !(s.quiet && before.Text == "") {
 			w.printer.linef("%s", s)
