@@ -113,8 +113,8 @@ func diagnoseContainer(pod *corev1.Pod, s corev1.ContainerStatus, image string, 
 	}
 	t.key, t.cause = "exit/"+s.Name, fmt.Sprintf("pod %s%s %s", pod.Name, name, exited(ended, exits))
 	t.previous = s.State.Terminated == nil
-	if exits < patience.Exits {
-		t.grace = forever
+	if exits < patience.Exits || pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure {
+		t.grace = forever // a Job counts for itself how often it tries
 	}
 	return t, true
 }

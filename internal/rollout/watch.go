@@ -94,12 +94,18 @@ func (w *watcher) look(ctx context.Context) error {
 			return err
 		}
 		w.server.over()
-		w.statuses[i] = s
-		if s.Text != before.Text && s.Text != "" && s.Text != unnoticed && !(s.quiet && before.Text == "") {
-			w.printer.linef("%s", s)
-		}
+		w.update(i, s)
 	}
 	return nil
+}
+
+// update remembers the status of object i, and prints it if there is something new to tell.
+func (w *watcher) update(i int, s Status) {
+	before := w.statuses[i]
+	w.statuses[i] = s
+	if s.Text != before.Text && s.Text != "" && s.Text != unnoticed && !(s.quiet && before.Text == "") {
+		w.printer.linef("%s", s)
+	}
 }
 
 func (w *watcher) done() bool {
@@ -115,6 +121,15 @@ func (w *watcher) done() bool {
 type failure struct {
 	Status
 	trouble trouble
+}
+
+// String returns the sentence that says what failed, why, and what serves now.
+func (f failure) String() string {
+	sentence := fmt.Sprintf("%s: %s", f.Object, f.trouble.cause)
+	if f.Old != "" {
+		sentence += "; " + f.Old
+	}
+	return sentence
 }
 
 // failed returns the objects with a trouble that has stayed for longer than its grace.
@@ -146,20 +161,15 @@ func objectKey(o manifest.Object) string {
 
 // failure prints what is known of the failed objects and returns the sentence.
 func (w *watcher) failure(ctx context.Context, failed []failure) error {
-	sentences := make([]string, len(failed))
-	for i, f := range failed {
-		sentences[i] = fmt.Sprintf("%s: %s", f.Object, f.trouble.cause)
-		if f.Old != "" {
-			sentences[i] += "; " + f.Old
-		}
-		w.printer.linef("%s", sentences[i])
+	for _, f := range failed {
+		w.printer.linef("%s", f)
 		w.log(ctx, f)
 	}
-	message := sentences[0]
+	message := failed[0].String()
 	if more := len(failed) - 1; more > 0 {
 		message += fmt.Sprintf(" (and %d more of the objects fail)", more)
 	}
-	return &fault.Error{Code: fault.Failed, Message: message}
+	return &fault.Error{Code: fault.Failed, Message: oneLine(message)}
 }
 
 // log prints the last log lines of the container that is to blame, if one is.
