@@ -8,7 +8,6 @@ package rollout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -135,7 +134,7 @@ func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
 		Images:    manifest.Images{Named: s.Images, Pushed: s.Pushed},
 	})
 	if err != nil {
-		return Result{}, invalid(err)
+		return Result{}, err
 	}
 	client, err := s.client()
 	if err != nil {
@@ -156,15 +155,7 @@ func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
 	return result, err
 }
 
-// invalid makes a fault of what is wrong with manifests.
-func invalid(err error) error {
-	var problems manifest.Problems
-	if !errors.As(err, &problems) {
-		return err
-	}
-	return &fault.Error{Code: fault.Invalid, Message: problems.Error(), Err: err}
-}
-
+// client returns the client that s says.
 func (s Step) client() (*kube.Client, error) {
 	switch {
 	case len(s.Kubeconfig) > 0:
