@@ -118,7 +118,7 @@ type Step struct {
 	Pushed []ci.Image
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
-	// Client returns the client of the runner's own cluster; nil means that there is none.
+	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
@@ -140,6 +140,7 @@ func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	defer client.Close()
 	p := newPrinter(out)
 	for _, pin := range rendered.Pins {
 		p.linef("%s", pin)
