@@ -64,12 +64,11 @@ func Unreachable(err error) bool {
 		// A server that starts or stops, or a proxy before it.
 		return apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
 			apierrors.IsTooManyRequests(err) || status.Status().Code == 502
-	case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+	case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNREFUSED):
 		return true
 	}
 	// The HTTP/2 client has no exported errors for a connection that was lost.
-	return strings.Contains(err.Error(), "http2: ") || strings.Contains(err.Error(), "connection lost")
+	return strings.Contains(err.Error(), "http2: ")
 }
 
 // cause says in few words why a server cannot be reached.

@@ -10,11 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/url"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -48,7 +46,11 @@ type Client struct {
 
 	certificate []byte // the client's, in PEM, or nil
 	warnings    *warnings
+	idle        func() // closes idle connections
 }
+
+// Close closes the connections that are idle. The client can be used again.
+func (c *Client) Close() { c.idle() }
 
 // FromKubeconfig returns a client for the current context of a kubeconfig that is not trusted: it may hold tokens and
 // certificates, but not name files, programs or authentication plugins.
@@ -90,7 +92,11 @@ func inline(config *api.Config) error {
 			return refuse("client-key", "put the key itself into client-key-data (kubectl config view --flatten does that)")
 		}
 	}
-	if cluster, ok := config.Clusters[ctx.Cluster]; ok && cluster.CertificateAuthority != "" {
+	cluster, ok := config.Clusters[ctx.Cluster]
+	switch {
+	case !ok || cluster.Server == "":
+		return fault.New(fault.Invalid, "the kubeconfig does not say where the cluster of its current context is; set server")
+	case cluster.CertificateAuthority != "":
 		return refuse("certificate-authority", "put the certificate itself into certificate-authority-data (kubectl config view --flatten does that)")
 	}
 	return nil
@@ -155,12 +161,11 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	config.WarningHandler = c.warnings
 	// The API server has its own queues; these only keep a mistake of ours from flooding it. Requests per second.
 	config.QPS, config.Burst = 100, 200
-	// An address that swallows packets must not hold a deployment up for the usual half a minute.
-	config.Dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
-	httpClient, err := rest.HTTPClientFor(config)
+	httpClient, idle, err := newHTTPClient(config)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "the kubeconfig cannot be used: %w", err)
 	}
+	c.idle = idle
 	if c.Mapper, err = apiutil.NewDynamicRESTMapper(config, httpClient); err != nil {
 		return nil, fmt.Errorf("make a REST mapper: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"slipway/internal/fault"
 	"slipway/internal/manifest/kustomize"
 	"slipway/internal/manifest/source"
 )
@@ -83,7 +84,7 @@ type Problem struct {
 // Error implements error.
 func (p Problem) Error() string { return p.Position.String() + ": " + p.Message }
 
-// Problems is the error of [Render]: all that is wrong with the manifests, in their order.
+// Problems is all that is wrong with manifests, in their order. It is in the chain of [Render]'s error.
 type Problems []Problem
 
 // Error returns one line for each problem.
@@ -95,11 +96,15 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+func (p Problems) fault() error {
+	return &fault.Error{Code: fault.Invalid, Message: p.Error(), Err: p}
+}
+
 // maxProblems bounds how many problems are collected: whoever has more will not read them.
 const maxProblems = 50
 
-// Render reads the manifests that s names and returns their objects. Its error is [Problems], or that of ctx, which is
-// looked at between files. It may be called concurrently.
+// Render reads the manifests that s names and returns their objects. Its error is a [fault.Error] that wraps [Problems],
+// or that of ctx, which is looked at between files. It may be called concurrently.
 func Render(ctx context.Context, s Source) (Rendered, error) {
 	r := renderer{ctx: ctx, files: source.New(s.Root), seen: map[string]bool{}}
 	if len(s.Paths) == 0 {
@@ -116,14 +121,15 @@ func Render(ctx context.Context, s Source) (Rendered, error) {
 	}
 	r.unique()
 	if len(r.problems) > 0 {
-		return Rendered{}, r.problems
+		return Rendered{}, r.problems.fault()
 	}
 	if len(r.objects) == 0 {
-		return Rendered{}, Problems{{Position{File: strings.Join(s.Paths, ", ")}, "there is no Kubernetes object in it"}}
+		r.fail(Position{File: strings.Join(s.Paths, ", ")}, "there is no Kubernetes object in it")
+		return Rendered{}, r.problems.fault()
 	}
 	pins, problems := pin(r.objects, s.Images)
 	if len(problems) > 0 {
-		return Rendered{}, problems
+		return Rendered{}, problems.fault()
 	}
 	SetNamespace(r.objects, s.Namespace, BuiltinScope(r.objects))
 	return Rendered{Objects: r.objects, Pins: pins}, nil

@@ -262,6 +262,9 @@ func reason(status metav1.Status) string {
 func retry(ctx context.Context, c *kube.Client, p *printer, f func() error) error {
 	for o := (outage{client: c, printer: p}); ; {
 		err := f()
+		if err == nil {
+			o.over()
+		}
 		if !o.again(ctx, err) {
 			return err
 		}
@@ -275,13 +278,17 @@ type outage struct {
 	tries   int
 }
 
+// over says that the API server answers, if it did not before.
+func (o *outage) over() {
+	if o.tries > 0 {
+		o.printer.linef("the Kubernetes API answers again")
+	}
+	o.tries = 0
+}
+
 // again reports whether what failed with err should be tried again, after waiting for the right time.
 func (o *outage) again(ctx context.Context, err error) bool {
 	if !kube.Unreachable(err) || ctx.Err() != nil {
-		if o.tries > 0 && err == nil {
-			o.printer.linef("the Kubernetes API answers again")
-		}
-		o.tries = 0
 		return false
 	}
 	if o.tries == 0 {

@@ -36,12 +36,24 @@ func diagnose(pod *corev1.Pod, events []corev1.Event, patience Patience) []troub
 			troubles = append(troubles, t)
 		}
 	}
+	if len(troubles) == 0 && pod.Status.Phase == corev1.PodPending && len(events) > 0 {
+		if last := events[len(events)-1]; last.Reason == "Pulling" {
+			troubles = append(troubles, trouble{key: "pulling", grace: forever, cause: fmt.Sprintf("pod %s is still %s", pod.Name, lowerFirst(oneLine(last.Message)))})
+		}
+	}
 	if len(troubles) == 0 {
 		if t, ok := notReady(pod, events); ok {
 			troubles = append(troubles, t)
 		}
 	}
 	return troubles
+}
+
+func lowerFirst(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
 }
 
 // schedulingCause cuts what the scheduler says before what it tells of preemption, which helps nobody.
@@ -69,7 +81,7 @@ func diagnoseContainer(pod *corev1.Pod, s corev1.ContainerStatus, image string, 
 			t.key, t.cause = "pull/"+s.Name, fmt.Sprintf("pod %s%s may not pull image %q, and the node does not have it (imagePullPolicy: Never)", pod.Name, name, image)
 			return t, true
 		case "ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed":
-			reason, certain := pullCause(w.Message, events)
+			reason, certain := pullCause(w.Message, image, events)
 			t.key, t.cause = "pull/"+s.Name, fmt.Sprintf("pod %s%s cannot pull image %q: %s", pod.Name, name, image, reason)
 			if !certain {
 				t.grace = patience.Pull
@@ -101,8 +113,8 @@ func diagnoseContainer(pod *corev1.Pod, s corev1.ContainerStatus, image string, 
 	}
 	t.key, t.cause = "exit/"+s.Name, fmt.Sprintf("pod %s%s %s", pod.Name, name, exited(ended, exits))
 	t.previous = s.State.Terminated == nil
-	if exits < patience.Exits {
-		t.grace = forever
+	if exits < patience.Exits || pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure {
+		t.grace = forever // a Job counts for itself how often it tries
 	}
 	return t, true
 }
@@ -146,7 +158,7 @@ var (
 )
 
 // pullCause returns why an image cannot be pulled, and whether that is certain to stay so.
-func pullCause(message string, events []corev1.Event) (cause string, certain bool) {
+func pullCause(message, image string, events []corev1.Event) (cause string, certain bool) {
 	cause = backOff.ReplaceAllString(oneLine(message), "")
 	if cause == "" {
 		for _, e := range slices.Backward(events) {
@@ -156,7 +168,7 @@ func pullCause(message string, events []corev1.Event) (cause string, certain boo
 			}
 		}
 	}
-	cause = wrapping.ReplaceAllString(cause, "")
+	cause = strings.TrimPrefix(wrapping.ReplaceAllString(cause, ""), image+": ")
 	lower := strings.ToLower(cause)
 	for _, sure := range []string{"not found", "manifest unknown", "name unknown", "repository does not exist", "unauthorized", "authorization failed", "access denied", "access to the resource is denied", "403 forbidden", "401", "invalid reference format", "no match for platform"} {
 		if strings.Contains(lower, sure) {

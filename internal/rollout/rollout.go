@@ -8,7 +8,6 @@ package rollout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -119,7 +118,7 @@ type Step struct {
 	Pushed []ci.Image
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
-	// Client returns the client of the runner's own cluster; nil means that there is none.
+	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
@@ -135,12 +134,13 @@ func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
 		Images:    manifest.Images{Named: s.Images, Pushed: s.Pushed},
 	})
 	if err != nil {
-		return Result{}, invalid(err)
+		return Result{}, err
 	}
 	client, err := s.client()
 	if err != nil {
 		return Result{}, err
 	}
+	defer client.Close()
 	p := newPrinter(out)
 	for _, pin := range rendered.Pins {
 		p.linef("%s", pin)
@@ -156,15 +156,7 @@ func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
 	return result, err
 }
 
-// invalid makes a fault of what is wrong with manifests.
-func invalid(err error) error {
-	var problems manifest.Problems
-	if !errors.As(err, &problems) {
-		return err
-	}
-	return &fault.Error{Code: fault.Invalid, Message: problems.Error(), Err: err}
-}
-
+// client returns the client that s says.
 func (s Step) client() (*kube.Client, error) {
 	switch {
 	case len(s.Kubeconfig) > 0:

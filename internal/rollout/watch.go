@@ -30,6 +30,7 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 	w := &watcher{
 		reader:  &reader{client: r.Client, patience: r.Patience.withDefaults(), printer: p, denied: map[string]bool{}},
 		printer: p,
+		server:  outage{client: r.Client, printer: p},
 		since:   map[string]time.Time{},
 		timeout: timeout,
 	}
@@ -40,7 +41,6 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 	}
 	limited, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	server := outage{client: r.Client, printer: p}
 	for {
 		err := w.look(limited)
 		switch {
@@ -51,7 +51,7 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 			late, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
 			return w.statuses, w.overdue(late)
-		case server.again(limited, err):
+		case w.server.again(limited, err):
 			continue
 		case err != nil && limited.Err() == nil:
 			return w.statuses, err
@@ -73,6 +73,7 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 type watcher struct {
 	reader   *reader
 	printer  *printer
+	server   outage
 	statuses []Status
 	since    map[string]time.Time // when a trouble was first seen; see trouble.grace
 	timeout  time.Duration
@@ -92,12 +93,19 @@ func (w *watcher) look(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		w.statuses[i] = s
-		if s.Text != before.Text && s.Text != "" && s.Text != unnoticed && !(s.quiet && before.Text == "") {
-			w.printer.linef("%s", s)
-		}
+		w.server.over()
+		w.update(i, s)
 	}
 	return nil
+}
+
+// update remembers the status of object i, and prints it if there is something new to tell.
+func (w *watcher) update(i int, s Status) {
+	before := w.statuses[i]
+	w.statuses[i] = s
+	if s.Text != before.Text && s.Text != "" && s.Text != unnoticed && !(s.quiet && before.Text == "") {
+		w.printer.linef("%s", s)
+	}
 }
 
 func (w *watcher) done() bool {
@@ -113,6 +121,15 @@ func (w *watcher) done() bool {
 type failure struct {
 	Status
 	trouble trouble
+}
+
+// String returns the sentence that says what failed, why, and what serves now.
+func (f failure) String() string {
+	sentence := fmt.Sprintf("%s: %s", f.Object, f.trouble.cause)
+	if f.Old != "" {
+		sentence += "; " + f.Old
+	}
+	return sentence
 }
 
 // failed returns the objects with a trouble that has stayed for longer than its grace.
@@ -144,20 +161,15 @@ func objectKey(o manifest.Object) string {
 
 // failure prints what is known of the failed objects and returns the sentence.
 func (w *watcher) failure(ctx context.Context, failed []failure) error {
-	sentences := make([]string, len(failed))
-	for i, f := range failed {
-		sentences[i] = fmt.Sprintf("%s: %s", f.Object, f.trouble.cause)
-		if f.Old != "" {
-			sentences[i] += "; " + f.Old
-		}
-		w.printer.linef("%s", sentences[i])
+	for _, f := range failed {
+		w.printer.linef("%s", f)
 		w.log(ctx, f)
 	}
-	message := sentences[0]
+	message := failed[0].String()
 	if more := len(failed) - 1; more > 0 {
 		message += fmt.Sprintf(" (and %d more of the objects fail)", more)
 	}
-	return &fault.Error{Code: fault.Failed, Message: message}
+	return &fault.Error{Code: fault.Failed, Message: oneLine(message)}
 }
 
 // log prints the last log lines of the container that is to blame, if one is.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/filesys"
@@ -40,7 +41,15 @@ func (f fileSystem) Exists(p string) bool {
 	return err == nil
 }
 
-func (f fileSystem) ReadFile(p string) ([]byte, error) { return f.files.ReadFile(name(p)) }
+// ReadFile implements [filesys.FileSystem]. A kustomization that the checker did not see does not exist: a step that
+// still runs could put a folder where a file was checked.
+func (f fileSystem) ReadFile(p string) ([]byte, error) {
+	file := name(p)
+	if slices.Contains(FileNames(), path.Base(file)) && !f.files.Seen(file) {
+		return nil, &fs.PathError{Op: "open", Path: file, Err: fs.ErrNotExist}
+	}
+	return f.files.ReadFile(file)
+}
 
 // CleanedAbs implements [filesys.FileSystem]. Symbolic links are left as they are: Files keeps them inside.
 func (f fileSystem) CleanedAbs(p string) (filesys.ConfirmedDir, string, error) {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/resmap"
 
 	"slipway/internal/manifest/source"
 )
@@ -54,8 +55,7 @@ func Build(ctx context.Context, files *source.Files, dir string) ([]map[string]a
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	options := krusty.MakeDefaultOptions() // plugins disabled, files only below their kustomization
-	resources, err := krusty.MakeKustomizer(options).Run(fileSystem{files}, "/"+dir)
+	resources, err := run(files, dir)
 	if err != nil {
 		return nil, &Error{File: dir, Message: tidy(err)}
 	}
@@ -72,6 +72,17 @@ func Build(ctx context.Context, files *source.Files, dir string) ([]map[string]a
 		values = append(values, value)
 	}
 	return values, nil
+}
+
+// run runs Kustomize. Input that it does not expect makes parts of it panic.
+func run(files *source.Files, dir string) (resources resmap.ResMap, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("Kustomize cannot cope with it: %v", p)
+		}
+	}()
+	options := krusty.MakeDefaultOptions() // plugins disabled, files only below their kustomization
+	return krusty.MakeKustomizer(options).Run(fileSystem{files}, "/"+dir)
 }
 
 // noise is what Kustomize says of where it was when it found a fault, and of what else it tried: each resource is read

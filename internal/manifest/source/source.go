@@ -78,6 +78,12 @@ func (f *Files) ReadFile(name string) ([]byte, error) {
 	return data, nil
 }
 
+// Seen reports whether the content of a file is remembered from an earlier [Files.ReadFile].
+func (f *Files) Seen(name string) bool {
+	_, ok := f.seen[name]
+	return ok
+}
+
 func (f *Files) read(name string) ([]byte, error) {
 	// Without O_NONBLOCK, opening a pipe waits for its writer.
 	file, err := f.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
