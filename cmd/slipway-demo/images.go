@@ -70,7 +70,7 @@ func hubAnswers(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	resp.Body.Close()
+	_ = resp.Body.Close()
 	return resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusOK
 }
 

@@ -64,7 +64,11 @@ func startLoad(address string) *load {
 
 // ask sends one request. It is not canceled when the load is stopped: each request that was sent counts.
 func ask(by *http.Client, address string) error {
-	resp, err := by.Get(address)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := by.Do(req)
 	if err != nil {
 		return err
 	}

@@ -165,7 +165,7 @@ func (d *demo) startServer(ctx context.Context) error {
 		return err
 	}
 	defer logFile.Close()
-	d.server = exec.Command(d.slipway, "server", "--data", filepath.Join(d.data, "server"), "--listen", listen,
+	d.server = exec.CommandContext(context.WithoutCancel(ctx), d.slipway, "server", "--data", filepath.Join(d.data, "server"), "--listen", listen,
 		"--kubeconfig", filepath.Join(d.cluster.Data, "kubeconfig"))
 	d.server.Stdout, d.server.Stderr = logFile, logFile
 	d.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo, which stops things in order

@@ -6,9 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slipway/internal/cluster"
 	"strings"
 	"text/tabwriter"
+
+	"slipway/internal/cluster"
 
 	"github.com/spf13/cobra"
 )

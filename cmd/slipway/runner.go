@@ -206,13 +206,13 @@ func lockFile(path string) (unlock func(), err error) {
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(file, 32))
-		file.Close()
+		_ = file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%w, process %s", errLocked, strings.TrimSpace(string(holder)))
 		}
 		return nil, err
 	}
-	if err := file.Truncate(0); err == nil {
+	if err = file.Truncate(0); err == nil {
 		_, err = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
@@ -246,7 +246,7 @@ func superviseRunner(ctx context.Context, opts runnerOptions, log *slog.Logger) 
 		} else if err == nil {
 			unlock()
 		}
-		cmd := exec.Command(self, opts.args()...)
+		cmd := exec.CommandContext(context.WithoutCancel(ctx), self, opts.args()...) // it is asked to stop, not killed
 		cmd.Stderr = os.Stderr
 		// A session of its own: what ends this process, Ctrl-C included, does not reach it.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -197,7 +197,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		defer cancel()
 		// Followers of logs and waiting runners hold their connections for long; they come back by themselves.
 		if err := server.Shutdown(grace); err != nil {
-			server.Close()
+			_ = server.Close()
 		}
 		return runs.Close(grace)
 	})

@@ -15,6 +15,7 @@ type SecretValue struct {
 	PullRequests bool   `json:"pull_requests,omitempty" doc:"also give it to pull requests of the same repository; forks never get it"`
 }
 
+// SecretPath names a secret in an address.
 type SecretPath struct {
 	RepoPath
 	Secret string `path:"secret" maxLength:"128"`

@@ -101,7 +101,7 @@ func Open(ctx context.Context, opts Options) (_ *Daemon, err error) {
 		return nil, err
 	}
 	if err := d.open(ctx, opts); err != nil {
-		d.Close()
+		_ = d.Close()
 		return nil, fmt.Errorf("open buildkit in %s: %w", dir, err)
 	}
 	return d, nil

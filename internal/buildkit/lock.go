@@ -27,11 +27,11 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	// The content is for people only: the lock is the flock, and a stale text does no harm.
 	who := fmt.Sprintf("process %d (%s)\n", os.Getpid(), filepath.Base(os.Args[0]))
-	if err := file.Truncate(0); err == nil {
+	if err = file.Truncate(0); err == nil {
 		_, err = file.WriteAt([]byte(who), 0)
 	}
 	if err != nil {
-		file.Close()
+		_ = file.Close()
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	return file, nil

@@ -242,7 +242,7 @@ func (b *bridge) newNamespace() (_ *buildNetwork, err error) {
 	}
 	defer func() {
 		if err != nil {
-			n.Close()
+			_ = n.Close()
 		}
 	}()
 	if n.handle, err = newNetNS(); err != nil {

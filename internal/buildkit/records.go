@@ -74,7 +74,7 @@ func openRecords(path string) (*records, error) {
 		return nil
 	})
 	if err != nil {
-		db.Close()
+		_ = db.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return r, nil

@@ -9,10 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slipway/internal/testneeds"
 	"strings"
 	"testing"
 	"time"
+
+	"slipway/internal/testneeds"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"

@@ -38,7 +38,7 @@ func newProgress(out io.Writer, hide hider) *progress {
 }
 
 func (p *progress) printf(format string, args ...any) {
-	io.WriteString(p.out, p.hide.hide(fmt.Sprintf(format, args...)))
+	_, _ = io.WriteString(p.out, p.hide.hide(fmt.Sprintf(format, args...)))
 }
 
 func (p *progress) update(s *client.SolveStatus) {

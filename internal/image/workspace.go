@@ -33,10 +33,10 @@ type sources struct {
 
 func (s *sources) close() {
 	if s.folder != nil {
-		s.folder.Close()
+		_ = s.folder.Close()
 	}
 	if s.root != nil {
-		s.root.Close()
+		_ = s.root.Close()
 	}
 }
 
@@ -153,7 +153,7 @@ func (c contextFS) Open(name string) (io.ReadCloser, error) {
 	}
 	if file, ok := r.(*os.File); ok {
 		if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-			file.Close()
+			_ = file.Close()
 			return nil, errors.Join(err, errNotRegular)
 		}
 	}

@@ -160,10 +160,14 @@ func TestExplainAnswers(t *testing.T) {
 		want   string
 	}{
 		"unauthorized": {401, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}`, fault.Unauthorized, "does not accept the credentials"},
-		"forbidden": {403, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"namespaces \"a\" is forbidden: User \"bob\" cannot get resource \"namespaces\" in API group \"\" in the namespace \"a\"","reason":"Forbidden","code":403}`,
-			fault.Forbidden, "the account bob may not get namespaces in the namespace a; a Role there has to allow it"},
-		"forbidden in the cluster": {403, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"x is forbidden: User \"bob\" cannot create resource \"clusterroles\" in API group \"rbac.authorization.k8s.io\" at the cluster scope","reason":"Forbidden","code":403}`,
-			fault.Forbidden, "the account bob may not create clusterroles.rbac.authorization.k8s.io in the cluster; a ClusterRole has to allow it"},
+		"forbidden": {
+			403, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"namespaces \"a\" is forbidden: User \"bob\" cannot get resource \"namespaces\" in API group \"\" in the namespace \"a\"","reason":"Forbidden","code":403}`,
+			fault.Forbidden, "the account bob may not get namespaces in the namespace a; a Role there has to allow it",
+		},
+		"forbidden in the cluster": {
+			403, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"x is forbidden: User \"bob\" cannot create resource \"clusterroles\" in API group \"rbac.authorization.k8s.io\" at the cluster scope","reason":"Forbidden","code":403}`,
+			fault.Forbidden, "the account bob may not create clusterroles.rbac.authorization.k8s.io in the cluster; a ClusterRole has to allow it",
+		},
 		"starting": {503, "no", fault.Unavailable, "cannot be reached"},
 	} {
 		t.Run(name, func(t *testing.T) {

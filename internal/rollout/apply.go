@@ -200,7 +200,7 @@ func changesOf(set *ssa.ChangeSet, objects []manifest.Object) []Change {
 
 // refused says in one sentence what the cluster has against one of the objects.
 func refused(c *kube.Client, err error, objects []manifest.Object) error {
-	if explained := c.Explain(err); explained != err {
+	if explained := c.Explain(err); !errors.Is(err, explained) {
 		return explained
 	}
 	subject, message := "", err.Error()

@@ -27,8 +27,10 @@ func diagnose(pod *corev1.Pod, events []corev1.Event, patience Patience) []troub
 	}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
-			troubles = append(troubles, trouble{key: "unschedulable", grace: patience.Schedule,
-				cause: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, schedulingCause(c.Message))})
+			troubles = append(troubles, trouble{
+				key: "unschedulable", grace: patience.Schedule,
+				cause: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, schedulingCause(c.Message)),
+			})
 		}
 	}
 	if len(troubles) == 0 {
@@ -186,8 +188,10 @@ func diagnoseStart(pod *corev1.Pod, events []corev1.Event, patience Patience) (t
 	for _, e := range slices.Backward(events) {
 		switch e.Reason {
 		case "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedCreatePodContainer":
-			return trouble{key: "start/" + e.Reason, grace: patience.Config,
-				cause: fmt.Sprintf("pod %s cannot be started: %s", pod.Name, oneLine(e.Message))}, true
+			return trouble{
+				key: "start/" + e.Reason, grace: patience.Config,
+				cause: fmt.Sprintf("pod %s cannot be started: %s", pod.Name, oneLine(e.Message)),
+			}, true
 		}
 	}
 	return trouble{}, false
@@ -199,8 +203,10 @@ func notReady(pod *corev1.Pod, events []corev1.Event) (trouble, bool) {
 		if s.State.Running == nil || s.Ready {
 			continue
 		}
-		t := trouble{key: "ready/" + s.Name, grace: forever, pod: pod.Name, container: s.Name,
-			cause: fmt.Sprintf("pod %s runs, but is not ready", pod.Name)}
+		t := trouble{
+			key: "ready/" + s.Name, grace: forever, pod: pod.Name, container: s.Name,
+			cause: fmt.Sprintf("pod %s runs, but is not ready", pod.Name),
+		}
 		for _, e := range slices.Backward(events) {
 			if e.Reason == "Unhealthy" && !strings.HasPrefix(e.Message, "Liveness") {
 				t.cause += ": " + oneLine(e.Message)

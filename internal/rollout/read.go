@@ -222,7 +222,7 @@ func (r *reader) log(ctx context.Context, namespace string, t trouble) []string 
 			continue
 		}
 		data, _ := io.ReadAll(io.LimitReader(stream, limit))
-		stream.Close()
+		_ = stream.Close()
 		data = bytes.TrimRight(data, "\n")
 		if len(data) == 0 {
 			continue

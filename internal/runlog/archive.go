@@ -46,7 +46,7 @@ func compress(w io.Writer, r io.Reader) error {
 		packed.Reset()
 		zip.Reset(&packed)
 		n, err := io.CopyN(zip, r, chunkSize)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		if n == 0 {

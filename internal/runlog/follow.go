@@ -2,6 +2,7 @@ package runlog
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -50,7 +51,7 @@ func (f *follower) Read(p []byte) (int, error) {
 			if n > 0 {
 				return n, nil
 			}
-			if err == nil || err == io.EOF {
+			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF // somebody cut the file
 			}
 			return 0, err

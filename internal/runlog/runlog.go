@@ -361,10 +361,12 @@ func (l *Logs) sweep(ctx context.Context) error {
 			if !finished {
 				continue
 			}
-			if _, err := l.archive.Stat(ctx, archiveKey(n)); err == nil {
-				err = l.remove(n)
-			} else if errors.Is(err, blob.ErrNotFound) {
+			_, err := l.archive.Stat(ctx, archiveKey(n))
+			if errors.Is(err, blob.ErrNotFound) {
 				continue
+			}
+			if err == nil {
+				err = l.remove(n)
 			}
 			if err != nil {
 				return err

@@ -392,7 +392,7 @@ func TestFollowEnds(t *testing.T) {
 				result := make(chan error)
 				go func() {
 					n, err := r.Read(make([]byte, 1))
-					if err == io.EOF && n == 0 {
+					if errors.Is(err, io.EOF) && n == 0 {
 						err = nil
 					} else if err == nil {
 						err = fmt.Errorf("read %d bytes", n)

@@ -252,8 +252,10 @@ func (r *Runner) settle(ctx context.Context, journal *journal, sent error) {
 // walk sets the sandbox up, runs the job's steps in it, and removes it when the job is over.
 func (r *Runner) walk(life, job context.Context, stop context.CancelCauseFunc, a *protocol.Assignment, journal *journal) (protocol.Outcome, error) {
 	if what := a.Job.NeedsTrust(); what != "" && !a.Trusted {
-		return protocol.Outcome{Status: ci.Error, Time: r.now(),
-			Message: fmt.Sprintf("%s; only trusted repos may do that. An admin can trust this one by: slipway repo trust %s", what, a.Repo)}, nil
+		return protocol.Outcome{
+			Status: ci.Error, Time: r.now(),
+			Message: fmt.Sprintf("%s; only trusted repos may do that. An admin can trust this one by: slipway repo trust %s", what, a.Repo),
+		}, nil
 	}
 	masker := secret.NewMasker(a.SecretValues())
 	spec := engine.Spec{ID: sandboxID(a.JobID), Job: a.Job, Trusted: a.Trusted, Auths: pullAuths(a)}

@@ -46,8 +46,13 @@ func TestSealOpen(t *testing.T) {
 		}
 		// It opens nowhere else, and not with a bit changed.
 		for _, about := range [][]string{
-			nil, {"secret", "a/b"}, {"secret", "a/b", "other"}, {"secret", "a", "/bname"}, {"secret", "a/b", "name", ""},
-			{"secreta/bname"}, {"token", "a/b", "name"},
+			nil,
+			{"secret", "a/b"},
+			{"secret", "a/b", "other"},
+			{"secret", "a", "/bname"},
+			{"secret", "a/b", "name", ""},
+			{"secreta/bname"},
+			{"token", "a/b", "name"},
 		} {
 			if _, err := keys.Open(sealed, about...); err == nil || !strings.Contains(err.Error(), "moved from another place") {
 				t.Errorf("opened as %q: %v", about, err)

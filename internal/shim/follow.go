@@ -124,7 +124,7 @@ func (r *reader) copyTo(w io.Writer) (int64, error) {
 
 func (r *reader) close() {
 	if r.file != nil {
-		r.file.Close()
+		_ = r.file.Close()
 	}
 }
 

@@ -88,8 +88,8 @@ func takeLock(dir string) (*os.File, error) {
 		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, filepath.Join(dir, lockFile), unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
-		lock.Close()
-		os.Remove(temp)
+		_ = lock.Close()
+		_ = os.Remove(temp)
 		return nil, fmt.Errorf("lock %s: %w; does another shim use it?", dir, err)
 	}
 	return lock, nil
@@ -135,7 +135,7 @@ func newRecord(dir string) (*record, error) {
 		return nil, err
 	}
 	if _, err := f.Write(make([]byte, maxExit)); err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return &record{file: f, dir: dir}, nil

@@ -49,7 +49,7 @@ func runProcess(c Command, signals <-chan os.Signal, stdout *os.File, log *bound
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	pid, code := startProcess(c, stdout, log)
-	stdout.Close()
+	_ = stdout.Close()
 	if pid == 0 {
 		return code, 0
 	}
@@ -172,7 +172,7 @@ func feed(script string) (*os.File, error) {
 	go func() {
 		// A command that ends without reading all of it is no error.
 		_, _ = io.WriteString(w, script)
-		w.Close()
+		_ = w.Close()
 	}()
 	return stdin, nil
 }

@@ -28,7 +28,7 @@ func Start(dir string, c Command) error {
 	// Never synced: it is usually gone before the kernel would write it to the disk.
 	temp := filepath.Join(dir, startFile+".tmp")
 	if err := os.WriteFile(temp, data, 0o600); err != nil {
-		os.Remove(temp)
+		_ = os.Remove(temp)
 		return err
 	}
 	return os.Rename(temp, filepath.Join(dir, startFile))

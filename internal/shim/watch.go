@@ -22,7 +22,7 @@ func newWatch(dir string) *watch {
 	}
 	// CLOSE_WRITE comes also when a process that had the lock open dies.
 	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_CLOSE_WRITE); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return &watch{}
 	}
 	return &watch{events: os.NewFile(uintptr(fd), "inotify")}
@@ -56,6 +56,6 @@ func (w *watch) waitAtMost(ctx context.Context, limit time.Duration) {
 
 func (w *watch) close() {
 	if w.events != nil {
-		w.events.Close()
+		_ = w.events.Close()
 	}
 }

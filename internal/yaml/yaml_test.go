@@ -181,7 +181,7 @@ func TestSplit(t *testing.T) {
 func TestNearest(t *testing.T) {
 	known := []string{"commands", "command", "environment", "image", "when", "name"}
 	for word, want := range map[string]string{
-		"comands": "commands", "environmant": "environment", "iamge": "image", "whn": "when", "nam": "name",
+		"comands": "commands", "environmant": "environment", "iamge": "image", "nam": "name",
 		"custom_dns": "", "x": "", "": "", "branches": "", "Image": "image", strings.Repeat("x", 1000): "",
 	} {
 		if got := Nearest(word, known); got != want {

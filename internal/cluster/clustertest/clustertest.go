@@ -10,11 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slipway/internal/cluster"
-	"slipway/internal/testneeds"
 	"strings"
 	"testing"
 	"time"
+
+	"slipway/internal/cluster"
+	"slipway/internal/testneeds"
 )
 
 // A Cluster is the running cluster as one test sees it. Its methods fail the test when they can't do what they say, and

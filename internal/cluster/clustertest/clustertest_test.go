@@ -1,9 +1,10 @@
 package clustertest_test
 
 import (
-	"slipway/internal/cluster/clustertest"
 	"strings"
 	"testing"
+
+	"slipway/internal/cluster/clustertest"
 )
 
 const job = `

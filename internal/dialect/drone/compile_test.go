@@ -146,8 +146,10 @@ func TestBounds(t *testing.T) {
 func TestScript(t *testing.T) {
 	home := t.TempDir()
 	cmd := exec.Command("/bin/sh")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "X=expanded",
-		"DRONE_NETRC_MACHINE=git.example.com", "DRONE_NETRC_USERNAME=u", "DRONE_NETRC_PASSWORD=p%s"}
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "X=expanded",
+		"DRONE_NETRC_MACHINE=git.example.com", "DRONE_NETRC_USERNAME=u", "DRONE_NETRC_PASSWORD=p%s",
+	}
 	cmd.Stdin = strings.NewReader(script([]string{
 		`echo "$X" '\n' # it's`,
 		"if true; then\n  echo two\nfi\n",

@@ -1,6 +1,7 @@
 package drone
 
 import (
+	"errors"
 	"regexp"
 	"slices"
 	"strings"
@@ -189,7 +190,7 @@ func (c *compiler) substitute(doc yaml.Document, vars variables) (text string, a
 	sub, err := substitute(doc.Text, vars.lookup(c.in.Event.Params))
 	if err != nil {
 		offset := 0
-		if e, ok := err.(*substituteError); ok {
+		if e, ok := errors.AsType[*substituteError](err); ok {
 			offset = e.offset
 		}
 		c.literal.errorf(doc.At(places.place(offset)), "%s", err)

@@ -1,6 +1,7 @@
 package drone
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -64,8 +65,8 @@ func TestSubstituteRefuses(t *testing.T) {
 	} {
 		if got, err := substitute("x"+in, lookup); err == nil {
 			t.Errorf("%s gives %q, want an error", in, got.text)
-		} else if offset := err.(*substituteError).offset; offset != 1 {
-			t.Errorf("%s: the error is at offset %d, want 1", in, offset)
+		} else if e, ok := errors.AsType[*substituteError](err); !ok || e.offset != 1 {
+			t.Errorf("%s: the error is %v, want one at offset 1", in, err)
 		}
 	}
 }

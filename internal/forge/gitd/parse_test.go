@@ -3,6 +3,7 @@ package gitd
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -84,7 +85,7 @@ func TestBandWriterSplits(t *testing.T) {
 	buf := make([]byte, maxPacket)
 	for {
 		packet, err := readPacket(&out, buf)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -124,7 +124,7 @@ func Open(ctx context.Context, options Options) (*Server, error) {
 	s.background, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.mux = s.routes()
 	if err := s.sweep(); err != nil {
-		lock.Close()
+		_ = lock.Close()
 		return nil, fmt.Errorf("clear away what a crash left in the folder of git repositories: %w", err)
 	}
 	return s, nil
@@ -154,7 +154,7 @@ func lockFolder(ctx context.Context, dir string) (*os.File, error) {
 			return lock, nil
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			lock.Close()
+			_ = lock.Close()
 			return nil, fmt.Errorf("lock the folder of git repositories: %w", err)
 		}
 		select {

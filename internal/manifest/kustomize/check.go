@@ -92,7 +92,7 @@ func parse(name string, data []byte) (*types.Kustomization, error) {
 	}
 	e := &Error{File: name, Message: strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "invalid Kustomization: ")}
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-		fmt.Sscan(m[1], &e.Line)
+		_, _ = fmt.Sscan(m[1], &e.Line)
 		e.Message = m[2]
 	} else if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
 		e.Message = fmt.Sprintf("Kustomize knows no field %s", m[1])

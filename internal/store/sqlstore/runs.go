@@ -49,8 +49,10 @@ func (db *DB) CreateRun(ctx context.Context, run *ci.Run) error {
 				started, finished)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
 			[]any{
-				repoID, stored.Number, stored.Parent, stored.Event.Ref, stored.Event.Delivery, object{stored.Event},
-				string(stored.Status), stored.Status.Done(), stored.Message, object{stored.Warnings},
+				repoID, stored.Number, stored.Parent, stored.Event.Ref, stored.Event.Delivery,
+				object{stored.Event},
+				string(stored.Status), stored.Status.Done(), stored.Message,
+				object{stored.Warnings},
 				instant(stored.Created), instant(stored.Started), instant(stored.Finished),
 			},
 			&stored.ID)
@@ -398,9 +400,12 @@ func insertJob(ctx context.Context, t *tx, job *ci.Job, asks wants) error {
 			lease_until, lease_seq, wants)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
 		[]any{
-			job.RunID, job.Number, job.Name, object{job.Needs}, string(job.Status), job.Message, job.Runner,
+			job.RunID, job.Number, job.Name,
+			object{job.Needs},
+			string(job.Status), job.Message, job.Runner,
 			instant(job.Started), instant(job.Finished), job.Cancel, blob(job.Lease.Hash), instant(job.Lease.Until),
-			job.Lease.Seq, object{asks},
+			job.Lease.Seq,
+			object{asks},
 		}, &job.ID)
 }
 

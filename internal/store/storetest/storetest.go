@@ -143,7 +143,8 @@ func same(t testing.TB, got, want any) {
 func testTimes(t *testing.T, s store.Store) {
 	berlin := time.FixedZone("CET", 3600)
 	for _, when := range []time.Time{
-		{}, time.Unix(0, 0), noon, noon.In(berlin), time.Now(), time.Date(1700, 1, 1, 0, 0, 0, 1, time.UTC),
+		{},
+		time.Unix(0, 0), noon, noon.In(berlin), time.Now(), time.Date(1700, 1, 1, 0, 0, 0, 1, time.UTC),
 		time.Date(2261, 12, 31, 23, 59, 59, 999999999, time.UTC),
 	} {
 		token := ci.Token{Name: "t", Hash: hash(when.String()), Expires: when}
