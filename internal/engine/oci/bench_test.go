@@ -147,3 +147,32 @@ func bareBundle(b *testing.B, m machine, env engine.Env) string {
 	}
 	return dir
 }
+
+// BenchmarkSandbox measures what a job costs beside its steps: Setup and Close.
+func BenchmarkSandbox(b *testing.B) {
+	m := newMachine(b)
+	eng := newEngine(b, m.options(b, b.TempDir()))
+	b.Cleanup(func() { eng.Close() })
+	var job plan.Job
+	job.Workspace = "/drone/src"
+	for i := range 5 {
+		job.Steps = append(job.Steps, plan.Step{Name: fmt.Sprint("s", i), Kind: plan.KindExec, Exec: &plan.Exec{Image: enginetest.Image}})
+	}
+	var setup, closing time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		env, err := eng.Setup(b.Context(), engine.Spec{ID: enginetest.NewID(), Job: job})
+		if err != nil {
+			b.Fatal(err)
+		}
+		setup += time.Since(begin)
+		begin = time.Now()
+		if err := env.Close(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		closing += time.Since(begin)
+	}
+	b.ReportMetric(milliseconds(setup)/float64(b.N), "setup-ms")
+	b.ReportMetric(milliseconds(closing)/float64(b.N), "close-ms")
+	b.ReportMetric(0, "ns/op")
+}
