@@ -10,7 +10,7 @@ import (
 
 // Measures of the graph, in pixels of its own.
 const (
-	nodeWidth  = 168
+	nodeWidth  = 184
 	nodeHeight = 44
 	columnGap  = 44
 	rowGap     = 14
@@ -100,7 +100,7 @@ func layOut(nodes []graphNode) *graphView {
 	rows := map[int]int{}
 	for i := range nodes {
 		n := &graph.Nodes[i]
-		n.Label = fit(n.Name, 17)
+		n.Label = fit(n.Name, 16)
 		n.X = margin + columns[i]*(nodeWidth+columnGap)
 		n.Y = margin + rows[columns[i]]*(nodeHeight+rowGap)
 		rows[columns[i]]++
@@ -110,7 +110,7 @@ func layOut(nodes []graphNode) *graphView {
 	for _, n := range graph.Nodes {
 		for _, need := range n.needs {
 			k, ok := index[need]
-			if !ok {
+			if !ok || implied(nodes, index, n, k) {
 				continue
 			}
 			from := graph.Nodes[k]
@@ -124,6 +124,35 @@ func layOut(nodes []graphNode) *graphView {
 		}
 	}
 	return graph
+}
+
+// implied reports whether n needs node k by way of another node that it needs as well: then an edge to k would tell
+// nothing, and cross what is between them.
+func implied(nodes []graphNode, index map[string]int, n graphNode, k int) bool {
+	seen := make([]bool, len(nodes))
+	var reaches func(from graphNode) bool
+	reaches = func(from graphNode) bool {
+		for _, need := range from.needs {
+			i, ok := index[need]
+			if !ok || seen[i] {
+				continue
+			}
+			if i == k {
+				return true
+			}
+			seen[i] = true
+			if reaches(nodes[i]) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, need := range n.needs {
+		if i, ok := index[need]; ok && i != k && reaches(nodes[i]) {
+			return true
+		}
+	}
+	return false
 }
 
 // fit cuts a name to n characters.

@@ -82,11 +82,11 @@ func (p *pages) liveRuns(w http.ResponseWriter, r *http.Request) {
 	defer stop()
 	look := func() (string, error) {
 		if r.PathValue("name") != "" {
-			repo, who, err := p.readable(r)
+			repo, _, err := p.readable(r)
 			if err != nil {
 				return "", err
 			}
-			view, err := p.listRepo(r, repo, who)
+			view, err := p.listRepo(r, repo)
 			if err != nil {
 				return "", err
 			}

@@ -115,9 +115,10 @@ func (p *pages) page(serve func(http.ResponseWriter, *http.Request) error) http.
 
 // errorView is the page of an error.
 type errorView struct {
-	Status   string
-	Message  string
-	NotFound bool
+	Status  string
+	Message string
+	// LoginMayHelp is true when a stranger asked for what may be private.
+	LoginMayHelp bool
 }
 
 func (p *pages) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -129,7 +130,11 @@ func (p *pages) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p.Log.Error("page", "path", r.URL.Path, "error", err)
 	}
 	status := found.Code.HTTPStatus()
-	view := errorView{Status: http.StatusText(status), Message: found.Message, NotFound: found.Code == fault.NotFound}
+	who, _ := p.who(r) // who cannot be looked up is a stranger
+	view := errorView{
+		Status: http.StatusText(status), Message: found.Message,
+		LoginMayHelp: found.Code == fault.NotFound && who.Name == "",
+	}
 	if err := p.render(w, r, status, "error", view.Status, "", view); err != nil {
 		p.Log.Error("page of an error", "path", r.URL.Path, "error", err)
 		http.Error(w, "an internal error happened", http.StatusInternalServerError)
@@ -185,6 +190,7 @@ func (p *pages) parse() map[string]*template.Template {
 		"mark":  mark,
 		"add":   func(a, b int) int { return a + b },
 		"short": shortHash,
+		"plain": func(s string) string { return printable([]byte(s)) },
 		"link":  webLink,
 		"words": func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
 	}).ParseFS(files, "templates/layout.html", "templates/parts.html"))

@@ -72,6 +72,14 @@ func (v runView) Link() string { return runLink(v.Run) }
 // StepLink returns the address of the page with the log of a step.
 func (v runView) StepLink(job, step int) string { return stepLink(v.Run, job, step) }
 
+// JobMessage returns what there is to say of a job that the run's message does not say already.
+func (v runView) JobMessage(job ci.Job) string {
+	if strings.Contains(v.Run.Message, job.Message) {
+		return ""
+	}
+	return job.Message
+}
+
 func runLink(run ci.Run) string { return fmt.Sprintf("/%s/runs/%d", run.Repo, run.Number) }
 
 func stepLink(run ci.Run, job, step int) string {

@@ -28,8 +28,8 @@ type runsView struct {
 	Repos []ci.Repo
 	// Server is the root of this server, for the commands of an empty list.
 	Server string
-	// Manages is true if the viewer may change the repo.
-	Manages bool
+	// Stranger is true if the viewer is not logged in.
+	Stranger bool
 }
 
 // allRuns is the first page: the runs of all repos that the viewer may see.
@@ -51,11 +51,11 @@ func (p *pages) allRuns(w http.ResponseWriter, r *http.Request) error {
 
 // repo is the page of a repo.
 func (p *pages) repo(w http.ResponseWriter, r *http.Request) error {
-	repo, who, err := p.readable(r)
+	repo, _, err := p.readable(r)
 	if err != nil {
 		return err
 	}
-	view, err := p.listRepo(r, repo, who)
+	view, err := p.listRepo(r, repo)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func before(r *http.Request) int64 {
 }
 
 func (p *pages) listAll(r *http.Request, who auth.Principal) (runsView, error) {
-	view := runsView{Server: p.Flow.URL}
+	view := runsView{Server: p.Flow.URL, Stranger: who.Name == ""}
 	repos, err := p.Store.ListRepos(r.Context())
 	if err != nil {
 		return view, err
@@ -110,8 +110,8 @@ func (p *pages) listAll(r *http.Request, who auth.Principal) (runsView, error) {
 	return view, nil
 }
 
-func (p *pages) listRepo(r *http.Request, repo ci.Repo, who auth.Principal) (runsView, error) {
-	view := runsView{Repo: &repo, Server: p.Flow.URL, Manages: who.Manages(repo.Name)}
+func (p *pages) listRepo(r *http.Request, repo ci.Repo) (runsView, error) {
+	view := runsView{Repo: &repo, Server: p.Flow.URL}
 	found, err := p.Store.ListRuns(r.Context(), store.RunFilter{Repo: repo.Name, Before: before(r), Limit: listed + 1})
 	if err != nil {
 		return view, err

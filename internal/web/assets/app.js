@@ -53,6 +53,7 @@ function showPage(html) {
       const same = focus.getAttribute("href");
       (same ? part.querySelector(`[href="${CSS.escape(same)}"]`) : part.querySelector("button"))?.focus({ preventScroll: true });
     }
+    if (log) fill();
     if (part.dataset.title) document.title = part.dataset.title + " · Slipway";
     if (part.dataset.say && $("said").textContent !== part.dataset.say) $("said").textContent = part.dataset.say;
   }
@@ -74,6 +75,12 @@ function showLog(html) {
   const max = Number(log.dataset.max) * (atEnd ? 1 : 5);
   while (log.childElementCount > max) log.firstElementChild.remove();
   if (log.firstElementChild && number(log.firstElementChild) > 1) $("earlier").hidden = false;
+  if (atEnd) toEnd();
+}
+// The log takes what is left of the window, so that its end is in sight.
+function fill() {
+  const top = log.getBoundingClientRect().top + scrollY;
+  log.style.maxHeight = innerWidth < 900 ? "" : Math.max(320, innerHeight - top - 24) + "px";
   if (atEnd) toEnd();
 }
 function toEnd() {
@@ -138,9 +145,14 @@ if (log) {
   const line = /^#L(\d+)$/.exec(location.hash);
   if (line && !$("L" + line[1]) && log.childElementCount && !location.search) location.replace("?line=" + line[1] + location.hash);
   else if (line) atEnd = false;
-  else if (!location.search) toEnd();
+  else if (location.search) atEnd = false;
+  fill();
+  addEventListener("resize", fill);
   if (!line && /\/\d+\/\d+$/.test(location.pathname) && innerWidth < 700) $("log-head").scrollIntoView();
   log.addEventListener("scroll", watchScroll, { passive: true });
   follow.addEventListener("click", () => { atEnd = true; follow.hidden = true; toEnd(); });
 }
-$("repo")?.addEventListener("change", (e) => e.target.form.submit());
+if ($("repo")) {
+  $("repo").form.querySelector("button").hidden = true;
+  $("repo").addEventListener("change", (e) => e.target.form.submit());
+}
