@@ -107,7 +107,9 @@ func (f *Flow) compile(ctx context.Context, run ci.Run) (plan.Plan, []string, er
 	})
 	var warnings []string
 	for _, p := range problems {
-		warnings = append(warnings, p.String())
+		if p.Severity == plan.SeverityWarning { // the others are in err
+			warnings = append(warnings, p.String())
+		}
 	}
 	return compiled, warnings, err
 }

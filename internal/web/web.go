@@ -32,6 +32,7 @@ func New(opts Options) http.Handler {
 	api.Register(mux, api.Options{Flow: opts.Flow, Store: opts.Store, Auth: opts.Auth, Log: opts.Log, Version: version.Version()})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("POST /hooks/{owner}/{name}", opts.hook)
+	mux.Handle("/", newPages(opts))
 	return mux
 }
 
