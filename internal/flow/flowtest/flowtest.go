@@ -166,6 +166,9 @@ func (s *Server) Await(number int64, condition func(ci.Run) bool) ci.Run {
 // Log returns what the log of a step has, by the numbers of job and step.
 func (s *Server) Log(run ci.Run, job, step int) string {
 	s.t.Helper()
+	if len(run.Jobs) < job || len(run.Jobs[job-1].Steps) < step {
+		s.t.Fatalf("the run has no step %d in job %d: %+v", step, job, run)
+	}
 	var text logBuffer
 	if err := s.CopyLog(s.t.Context(), &text, run.Jobs[job-1].ID, step, 0, false); err != nil {
 		s.t.Fatal(err)
