@@ -86,7 +86,7 @@ func fetch(ctx context.Context, git gitCommand, c *plan.Clone) error {
 type gitCommand struct {
 	dir string
 	env []string
-	say func(string)
+	say func(...string)
 }
 
 func (g gitCommand) run(ctx context.Context, args ...string) error {

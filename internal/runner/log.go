@@ -72,11 +72,13 @@ func (l *stepLog) emit() {
 	l.out = nil
 }
 
-// say adds a line of Slipway's own. An error is kept for flush.
-func (l *stepLog) say(sentence string) {
+// say adds lines of Slipway's own, all of them or none in the journal. An error is kept for flush.
+func (l *stepLog) say(sentences ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.out = append(l.out, "slipway: "+l.masker.Mask(strings.TrimSuffix(sentence, "\n"))+"\n"...)
+	for _, sentence := range sentences {
+		l.out = append(l.out, "slipway: "+l.masker.Mask(strings.TrimSuffix(sentence, "\n"))+"\n"...)
+	}
 	l.emit()
 }
 

@@ -68,7 +68,8 @@ func (r *Runner) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	removed, err := r.opts.Engine.Sweep(ctx, func(id string) bool { return found[id] != nil })
+	// A job whose outcome is known needs its sandbox no more.
+	removed, err := r.opts.Engine.Sweep(ctx, func(id string) bool { return found[id] != nil && found[id].outcome == nil })
 	if err != nil {
 		return fmt.Errorf("clean up after an earlier runner: %w", err)
 	}

@@ -26,7 +26,8 @@ type stepRun struct {
 	resolve func(plan.Value) string
 	images  []ci.Image
 	log     *stepLog
-	resumed bool
+	resumed bool // an earlier process has begun it
+	fresh   bool // its log is empty
 	pushed  []ci.Image
 }
 
@@ -35,7 +36,7 @@ func (w *walk) newStep(i int) *stepRun {
 	done := w.journal.step(i + 1)
 	s := &stepRun{
 		w: w, index: i, step: w.a.Job.Steps[i], env: map[string]string{},
-		images: slices.Clone(w.images), resumed: done.started, pushed: done.images,
+		images: slices.Clone(w.images), resumed: done.started, fresh: done.logged == 0, pushed: done.images,
 		log: newStepLog(w.journal, w.masker, i+1, done),
 	}
 	facts := map[plan.Fact]string{}
@@ -76,7 +77,9 @@ func (s *stepRun) carryOut() (protocol.StepEnd, error) {
 		if err := s.w.journal.add(protocol.Event{Start: &protocol.StepStart{Step: s.index + 1}}); err != nil {
 			return protocol.StepEnd{}, err
 		}
-		s.warnOfSecrets()
+	}
+	if s.fresh { // else it was killed after it had warned
+		s.log.say(s.missingSecrets()...)
 	}
 	ctx := s.w.job
 	if s.step.Timeout > 0 {
@@ -167,7 +170,9 @@ func (s *stepRun) exec(ctx context.Context) (protocol.StepEnd, error) {
 		}
 		return s.ended(ctx, err)
 	}
-	if ctx.Err() != nil {
+	// A step that ended by itself while the runner stops has ended as it did.
+	byItself := s.w.life.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled)
+	if ctx.Err() != nil && !byItself {
 		end := s.stopped(ctx)
 		end.ExitCode = result.ExitCode
 		return end, nil
@@ -183,8 +188,8 @@ func (s *stepRun) exec(ctx context.Context) (protocol.StepEnd, error) {
 	return end, nil
 }
 
-// warnOfSecrets tells the step's log which secrets it asked for and does not get.
-func (s *stepRun) warnOfSecrets() {
+// missingSecrets says which secrets the step asked for and does not get.
+func (s *stepRun) missingSecrets() (sentences []string) {
 	env := s.w.a.Job.EnvOf(s.step)
 	job := plan.Job{Env: env, Steps: []plan.Step{s.step}}
 	variables := map[string]string{}
@@ -202,9 +207,10 @@ func (s *stepRun) warnOfSecrets() {
 			effect = variable + " is not set"
 		}
 		if slices.Contains(s.w.a.Denied, name) {
-			s.log.say(fmt.Sprintf("secret %q is not given to pull requests; %s", name, effect))
+			sentences = append(sentences, fmt.Sprintf("secret %q is not given to pull requests; %s", name, effect))
 		} else {
-			s.log.say(fmt.Sprintf("this repo has no secret %q; %s. Add it by: slipway secret set %s %s", name, effect, s.w.a.Repo, name))
+			sentences = append(sentences, fmt.Sprintf("this repo has no secret %q; %s. Add it by: slipway secret set %s %s", name, effect, s.w.a.Repo, name))
 		}
 	}
+	return sentences
 }

@@ -139,7 +139,11 @@ func (w *walk) begin(i int) (settled bool, err error) {
 		w.judge(step, *done.end)
 		return true, nil
 	}
-	if !done.started && (w.skipRest || w.job.Err() != nil || !runsOn(step, w.failed)) {
+	stopped := w.job.Err() != nil
+	if stopped && w.life.Err() != nil {
+		return false, errDetached // the step is the next process's, which must not find it skipped
+	}
+	if !done.started && (w.skipRest || stopped || !runsOn(step, w.failed)) {
 		w.states[i] = stepSettled
 		return true, w.journal.add(protocol.Event{End: &protocol.StepEnd{Step: i + 1, Status: ci.Skipped}})
 	}
