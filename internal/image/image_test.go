@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -273,6 +274,13 @@ COPY passwd /stolen
 	for name, content := range all {
 		if strings.Contains(content, "root:x:0:0") || strings.Contains(name, "secret") {
 			t.Errorf("%s of the host is in the image", name)
+		}
+	}
+	// A step that may write all of the workspace can put a link in the place of the checkout.
+	for _, checkout := range []string{"etc", "up", "outside"} {
+		wrong, log := mustFail(t, b, image.Request{Workspace: dir, Checkout: checkout, Repo: reg.Host + "/x", Dockerfile: "passwd"})
+		if want := fmt.Sprintf("the checkout %q leads out of the workspace", checkout); wrong.Error() != want || strings.Contains(log, "root:x") {
+			t.Errorf("a checkout that leads out: %v", wrong)
 		}
 	}
 	if wrong, _ := mustFail(t, b, image.Request{Workspace: dir, Repo: reg.Host + "/x", Dockerfile: "one/link.dockerfile"}); wrong.Path != "one/link.dockerfile" {

@@ -14,10 +14,12 @@ import (
 
 // Request is what to build and where to push it.
 type Request struct {
-	// Workspace is the folder of this machine that Context and Dockerfile are relative to.
+	// Workspace is the folder of this machine that nothing is read outside of. Checkout is the folder of it that Context
+	// and Dockerfile are relative to, and may not lead out of; empty means the workspace. A step may have made a link of it.
 	Workspace string
-	// Context is the folder that the Dockerfile may copy from; empty means the workspace. Dockerfile is a file of the
-	// workspace; empty means "Dockerfile" in Context. Neither may lead out of the workspace.
+	Checkout  string
+	// Context is the folder that the Dockerfile may copy from; empty means Checkout. Dockerfile is a file of it;
+	// empty means "Dockerfile" in Context. Neither may lead out of Checkout.
 	Context    string
 	Dockerfile string
 	// Target is the stage to build; empty means the last.

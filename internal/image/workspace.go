@@ -54,8 +54,13 @@ func open(req *Request) (_ *sources, err error) {
 	}
 	s.path = path.Clean(s.path)
 	s.name = path.Base(s.path)
-	if s.root, err = os.OpenRoot(req.Workspace); err != nil {
+	workspace, err := os.OpenRoot(req.Workspace)
+	if err != nil {
 		return nil, fmt.Errorf("open the workspace: %w", err)
+	}
+	defer workspace.Close()
+	if s.root, err = workspace.OpenRoot(orDefault(req.Checkout, ".")); err != nil {
+		return nil, fmt.Errorf("the checkout %q %s", req.Checkout, reason(err, "folder"))
 	}
 	if s.folder, err = s.root.OpenRoot(folder); err != nil {
 		return nil, fmt.Errorf("context %q %s", folder, reason(err, "folder"))

@@ -1,10 +1,10 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,9 +18,19 @@ import (
 	"slipway/internal/rollout"
 )
 
-// checkout is the folder of this machine that the commit is checked out in.
-func (s *stepRun) checkout() string {
-	return filepath.Join(s.w.env.Workspace(), filepath.FromSlash(s.w.a.Job.Checkout))
+// openCheckout opens the folder that the commit is checked out in. What it is by now is a step's doing: a link out of the
+// workspace would lead into this machine's own files.
+func (s *stepRun) openCheckout() (*os.Root, error) {
+	workspace, err := os.OpenRoot(s.w.env.Workspace())
+	if err != nil {
+		return nil, fmt.Errorf("open the workspace: %w", err)
+	}
+	defer workspace.Close()
+	checkout, err := workspace.OpenRoot(cmp.Or(s.w.a.Job.Checkout, "."))
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "the checkout %q is no folder of the workspace any more; an earlier step removed or replaced it", s.w.a.Job.Checkout)
+	}
+	return checkout, nil
 }
 
 func (s *stepRun) resolveMap(values map[string]plan.Value) map[string]string {
@@ -39,7 +49,7 @@ func (s *stepRun) image(ctx context.Context) error {
 	}
 	b := s.step.Image
 	req := image.Request{
-		Workspace: s.checkout(), Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target,
+		Workspace: s.w.env.Workspace(), Checkout: s.w.a.Job.Checkout, Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target,
 		Args: s.resolveMap(b.Args), Labels: s.resolveMap(b.Labels),
 		Repo: s.resolve(b.Repo), Registry: s.resolve(b.Registry),
 		Insecure: b.Insecure, DryRun: b.DryRun, CacheFrom: b.CacheFrom, NoCache: b.NoCache, Pull: b.Pull,
@@ -81,13 +91,13 @@ func (s *stepRun) cacheScope() string {
 // deploy renders manifests and rolls them out.
 func (s *stepRun) deploy(ctx context.Context) error {
 	d := s.step.Deploy
-	workspace, err := os.OpenRoot(s.checkout())
+	checkout, err := s.openCheckout()
 	if err != nil {
-		return fmt.Errorf("open the workspace: %w", err)
+		return err
 	}
-	defer workspace.Close()
+	defer checkout.Close()
 	step := rollout.Step{
-		Workspace: workspace, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
+		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(s.resolve(d.Kubeconfig)), Client: s.ownCluster,
 	}

@@ -29,7 +29,7 @@ func (s *stepRun) clone(ctx context.Context) error {
 	if err := emptyFolder(s.w.env.Workspace()); err != nil {
 		return fmt.Errorf("empty the workspace: %w", err)
 	}
-	dir := s.checkout() // below the workspace, where nothing but this step has been
+	dir := filepath.Join(s.w.env.Workspace(), filepath.FromSlash(s.w.a.Job.Checkout)) // below the workspace, where nothing but this step has been
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the folder of the checkout: %w", err)
 	}

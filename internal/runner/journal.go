@@ -258,10 +258,7 @@ func retry(ctx context.Context, f func() error) error {
 	const first, longest = 100 * time.Millisecond, 10 * time.Second
 	for wait := first; ; wait = min(2*wait, longest) {
 		err := f()
-		if err == nil || errors.Is(err, protocol.ErrLeaseLost) {
-			return err
-		}
-		if code := fault.Of(err).Code; code != fault.Unavailable && code != fault.Internal {
+		if err == nil || !worthRetry(err) {
 			return err
 		}
 		select {
@@ -270,6 +267,15 @@ func retry(ctx context.Context, f func() error) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// worthRetry is false where the server has answered, and would answer the same again.
+func worthRetry(err error) bool {
+	if errors.Is(err, protocol.ErrLeaseLost) {
+		return false
+	}
+	code := fault.Of(err).Code
+	return code == fault.Unavailable || code == fault.Internal
 }
 
 func readOffset(path string) int64 {

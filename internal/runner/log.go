@@ -82,6 +82,17 @@ func (l *stepLog) say(sentences ...string) {
 	l.emit()
 }
 
+// progress is where an engine says what it does before the step's process runs, line by line.
+type progress struct{ log *stepLog }
+
+// Write implements [io.Writer].
+func (p progress) Write(b []byte) (int, error) {
+	for line := range strings.Lines(string(b)) {
+		p.log.say(line)
+	}
+	return len(b), nil
+}
+
 // flush lets go of what the masker holds back: no more output comes.
 func (l *stepLog) flush() error {
 	l.mu.Lock()

@@ -110,12 +110,19 @@ func (r *Runner) Run(ctx context.Context) error {
 // claim waits for a job. It returns an error only when ctx is done or the server refuses this runner.
 func (r *Runner) claim(ctx context.Context) (*protocol.Assignment, error) {
 	claim := protocol.Claim{Runner: r.opts.Name, OS: r.opts.OS, Arch: r.opts.Arch, Labels: r.opts.Labels}
+	said := "" // a server that is away for an hour is one line, not a thousand
 	for ctx.Err() == nil {
 		var assignment *protocol.Assignment
 		err := retry(ctx, func() (err error) {
 			assignment, err = r.opts.Server.Claim(ctx, claim)
-			if err != nil && ctx.Err() == nil {
-				r.log.Warn("cannot claim a job", "error", err)
+			switch {
+			case ctx.Err() != nil:
+			case err == nil && said != "":
+				r.log.Info("the server answers again")
+				said = ""
+			case err != nil && worthRetry(err) && err.Error() != said:
+				said = err.Error()
+				r.log.Warn("cannot claim a job; trying again", "error", said)
 			}
 			return err
 		})
@@ -253,10 +260,11 @@ func (r *Runner) settle(ctx context.Context, journal *journal, sent error) {
 // walk sets the sandbox up, runs the job's steps in it, and removes it when the job is over.
 func (r *Runner) walk(life, job context.Context, stop context.CancelCauseFunc, a *protocol.Assignment, journal *journal) (protocol.Outcome, error) {
 	if what := a.Job.NeedsTrust(); what != "" && !a.Trusted {
-		return protocol.Outcome{
-			Status: ci.Error, Time: r.now(),
-			Message: fmt.Sprintf("%s; only trusted repos may do that. An admin can trust this one by: slipway repo trust %s", what, a.Repo),
-		}, nil
+		message := fmt.Sprintf("%s; only trusted repos may do that. An admin can trust this one by: slipway repo trust %s", what, a.Repo)
+		if a.Fork {
+			message = what + "; a pull request from a fork may not do that"
+		}
+		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: message}, nil
 	}
 	masker := secret.NewMasker(a.SecretValues())
 	spec := engine.Spec{ID: sandboxID(a.JobID), Job: a.Job, Trusted: a.Trusted, Auths: pullAuths(a)}

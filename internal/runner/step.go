@@ -118,6 +118,10 @@ func (s *stepRun) ended(ctx context.Context, err error) (protocol.StepEnd, error
 	case ctx.Err() != nil:
 		return s.stopped(ctx), nil
 	}
+	var start *engine.StartError
+	if errors.As(err, &start) {
+		err = start.Err // which step it is stands above its log, and beside its name
+	}
 	message := s.w.masker.Mask(oneLine(err.Error()))
 	s.log.say(message)
 	status := ci.Failure
@@ -145,7 +149,7 @@ func (s *stepRun) stopped(ctx context.Context) protocol.StepEnd {
 
 // exec runs the step's container, or follows one that an earlier process started.
 func (s *stepRun) exec(ctx context.Context) (protocol.StepEnd, error) {
-	proc, err := s.w.env.Start(ctx, engine.Step{Name: s.step.Name, Exec: *s.step.Exec, Env: s.env, Offset: s.log.raw()}, s.log)
+	proc, err := s.w.env.Start(ctx, engine.Step{Name: s.step.Name, Exec: *s.step.Exec, Env: s.env, Offset: s.log.raw(), Progress: progress{s.log}}, s.log)
 	if err != nil {
 		return s.ended(ctx, err)
 	}
@@ -184,6 +188,10 @@ func (s *stepRun) exec(ctx context.Context) (protocol.StepEnd, error) {
 		s.log.say(end.Message)
 	case result.ExitCode != 0 && result.ExitCode != s.step.Exec.SkipRestCode:
 		end.Status = ci.Failure
+		if s.step.Detach { // nobody waits for it, and what needs it fails in ways that do not name it
+			end.Message = fmt.Sprintf("it ended with exit code %d while the job still ran", result.ExitCode)
+			s.log.say(end.Message)
+		}
 	}
 	return end, nil
 }
