@@ -44,7 +44,7 @@ type server struct {
 
 // startServer starts a server on the given data folder, with a free port.
 func (b *bench) startServer(data string) (*server, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (b *bench) startServer(data string) (*server, error) {
 	}
 	defer logFile.Close()
 	s := &server{Client: &client.Client{URL: "http://" + address}, data: data, ended: make(chan error, 1)}
-	s.cmd = exec.Command(filepath.Join(b.bin, "slipway"), "server", "--data", data, "--listen", address, "--runc", b.runc)
+	s.cmd = exec.CommandContext(context.Background(), filepath.Join(b.bin, "slipway"), "server", "--data", data, "--listen", address, "--runc", b.runc)
 	s.cmd.Stdout, s.cmd.Stderr = logFile, logFile
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the bench, which stops things in order
 	if err := s.cmd.Start(); err != nil {
@@ -90,7 +90,7 @@ func (s *server) answers(ctx context.Context) error {
 		if err != nil {
 			return false
 		}
-		resp.Body.Close()
+		_ = resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	}); err != nil {
 		return err

@@ -123,7 +123,7 @@ func (t *table) print(w io.Writer) {
 	for _, r := range t.rows {
 		fmt.Fprintln(tw, strings.Join(r.cells(), "\t"))
 	}
-	tw.Flush()
+	_ = tw.Flush()
 	fmt.Fprintln(w, "\n"+t.verdict())
 }
 

@@ -320,7 +320,8 @@ func (d *demo) down(ctx context.Context) error {
 	if d.server != nil {
 		err = d.server.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-d.ended:
+		case ended := <-d.ended:
+			err = errors.Join(err, ended)
 		case <-ctx.Done():
 			err = errors.Join(err, d.server.Process.Kill())
 		}

@@ -216,10 +216,10 @@ func lockFile(path string) (unlock func(), err error) {
 		_, err = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
-		file.Close()
+		_ = file.Close()
 		return nil, err
 	}
-	return func() { file.Close() }, nil
+	return func() { _ = file.Close() }, nil
 }
 
 var errLocked = errors.New("it is in use")
@@ -262,7 +262,8 @@ func superviseRunner(ctx context.Context, opts runnerOptions, log *slog.Logger) 
 				return nil // it has ended by itself
 			}
 			select {
-			case <-ended:
+			case err := <-ended:
+				log.Debug("the runner stopped", "error", err)
 			case <-time.After(10 * time.Second):
 				log.Warn("the runner does not stop; leaving it", "pid", cmd.Process.Pid)
 			}

@@ -226,7 +226,7 @@ func TestExpired(t *testing.T) {
 func TestExplainLeavesAlone(t *testing.T) {
 	c := &Client{Host: "https://a"}
 	for _, err := range []error{nil, context.Canceled, errors.New("something else"), fault.New(fault.Conflict, "x")} {
-		if got := c.Explain(err); got != err {
+		if got := c.Explain(err); !errors.Is(got, err) || (got == nil) != (err == nil) {
 			t.Errorf("Explain(%v) is %v", err, got)
 		}
 	}

@@ -8,6 +8,7 @@ package manifest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -230,7 +231,7 @@ func (r *renderer) kustomization(dir string) {
 	values, err := kustomize.Build(r.ctx, r.files, dir)
 	if err != nil {
 		at := Position{File: dir}
-		if k, ok := err.(*kustomize.Error); ok {
+		if k, ok := errors.AsType[*kustomize.Error](err); ok {
 			at = Position{k.File, k.Line, k.Column}
 		}
 		r.fail(at, "%s", strings.TrimPrefix(err.Error(), at.String()+": "))

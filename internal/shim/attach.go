@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"io"
 )
 
@@ -37,7 +38,7 @@ func (a *Attachment) Wait(ctx context.Context) (Exit, error) {
 	case <-ctx.Done():
 		a.cancel()
 		<-a.done
-		if a.err == context.Canceled {
+		if errors.Is(a.err, context.Canceled) {
 			return Exit{}, ctx.Err()
 		}
 	}

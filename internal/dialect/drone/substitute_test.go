@@ -120,7 +120,7 @@ func FuzzSubstitute(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		got, err := substitute(text, lookup)
 		if err != nil {
-			if e, ok := err.(*substituteError); !ok || e.offset < 0 || e.offset >= len(text) || !strings.HasPrefix(text[e.offset:], "${") {
+			if e, ok := errors.AsType[*substituteError](err); !ok || e.offset < 0 || e.offset >= len(text) || !strings.HasPrefix(text[e.offset:], "${") {
 				t.Fatalf("the error %v does not point at an expression", err)
 			}
 			return

@@ -159,7 +159,7 @@ func lockFolder(ctx context.Context, dir string) (*os.File, error) {
 		}
 		select {
 		case <-ctx.Done():
-			lock.Close()
+			_ = lock.Close()
 			return nil, fmt.Errorf("the folder of git repositories %s is in use by another server", dir)
 		case <-tick.C:
 		}

@@ -345,7 +345,7 @@ func testUpdateRunRollsBack(t *testing.T, s store.Store) {
 		d.Jobs[0].Status = ci.Failure
 		return mine
 	})
-	if err != mine {
+	if !errors.Is(err, mine) || err.Error() != mine.Error() {
 		t.Fatalf("the error is %v, want it as it was", err)
 	}
 	got, err := s.FindRun(t.Context(), "a/b", run.Number)
