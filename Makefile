@@ -9,7 +9,7 @@ BIN     := $(CURDIR)/bin
 ARCH    := $(shell $(GO) env GOARCH)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo "sudo env PATH=$$PATH")
 
 LDFLAGS := -s -w -X slipway/internal/version.version=$(VERSION) -X slipway/internal/version.commit=$(COMMIT)
 SHIM    := internal/shim/bin/slipway-shim-linux-$(ARCH)
@@ -45,7 +45,7 @@ define install
 	if [ -n "$$missing" ]; then \
 		echo "installing from the distribution:" $$missing; \
 		$(SUDO) apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 endef
 

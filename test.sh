@@ -6,12 +6,15 @@ cd "$(dirname "$0")"
 
 export SLIPWAY_TEST_ALL=1
 export SLIPWAY_TEST_CLUSTER=${SLIPWAY_TEST_CLUSTER:-${TMPDIR:-/tmp}/slipway-test-cluster}
-down() { bin/slipway cluster down --delete --data "$SLIPWAY_TEST_CLUSTER" >/dev/null 2>&1; }
+# Many tests need root. Without it only the tests' programs run by sudo, so that no file of Go's caches becomes root's.
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo -E env "PATH=$PATH")
+down() { "${as_root[@]}" bin/slipway cluster down --delete --data "$SLIPWAY_TEST_CLUSTER" >/dev/null 2>&1; }
 trap down EXIT
 down
 
 status=0
-run() { go test -race -timeout 20m "$@" || status=1; }
+run() { go test -race -timeout 20m ${as_root[0]:+-exec "${as_root[*]}"} "$@" || status=1; }
 run ./...
 run -C examples/printerfacts ./...
 exit $status

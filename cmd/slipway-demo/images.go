@@ -25,37 +25,61 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// golangImage is what the sample's pipeline and Dockerfile name.
-const golangImage = "library/golang:1.26"
-
-// baseImages makes sure that the image which the sample needs can be pulled. Where Docker Hub is in reach it comes from
-// there; elsewhere it is made of this machine's own Go and busybox, and put into Slipway's registry, which the runner asks
-// as the mirror of Docker Hub.
+// baseImages makes sure that the images which pipelines of the demo name can be pulled. Where Docker Hub is in reach they
+// come from there; elsewhere they are made of this machine's own Go and busybox, and put into Slipway's registry, which
+// the runner asks as the mirror of Docker Hub.
 func (d *demo) baseImages(ctx context.Context) error {
 	if hubAnswers(ctx) {
-		fmt.Fprintln(d.out, "Docker Hub is in reach: golang comes from there")
+		fmt.Fprintln(d.out, "Docker Hub is in reach: golang and busybox come from there")
 		return nil
 	}
-	ref, err := name.NewTag(listen+"/mirror/docker.io/"+golangImage, name.Insecure)
+	goroot, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
+	if err != nil {
+		return fmt.Errorf("find this machine's Go: %w", err)
+	}
+	shell := func(t *tar.Writer) error { return errors.Join(addBusybox(ctx, t), addRest(t)) }
+	for _, base := range []struct {
+		name string
+		add  func(*tar.Writer) error
+	}{
+		{"library/busybox:latest", shell},
+		{"library/golang:1.26", func(t *tar.Writer) error {
+			return errors.Join(shell(t), addGo(t, strings.TrimSpace(string(goroot))))
+		}},
+	} {
+		if err := d.baseImage(ctx, base.name, base.add); err != nil {
+			return fmt.Errorf("make %s: %w", base.name, err)
+		}
+	}
+	return nil
+}
+
+// baseImage makes an image of one layer and pushes it, unless it is there.
+func (d *demo) baseImage(ctx context.Context, image string, add func(*tar.Writer) error) error {
+	ref, err := name.NewTag(listen+"/mirror/docker.io/"+image, name.Insecure)
 	if err != nil {
 		return err
 	}
 	login := remote.WithAuth(&authn.Basic{Username: "demo", Password: d.token})
 	if _, err := remote.Head(ref, login, remote.WithContext(ctx)); err == nil {
-		fmt.Fprintf(d.out, "%s is there from last time\n", golangImage)
+		fmt.Fprintf(d.out, "%s is there from last time\n", image)
 		return nil
 	}
 	began := time.Now()
-	fmt.Fprintf(d.out, "Docker Hub is out of reach: making %s of this machine's own Go and busybox\n", golangImage)
-	image, err := makeGolang(ctx, d.data)
+	file, err := os.CreateTemp(d.data, "layer-*.tar")
 	if err != nil {
-		return fmt.Errorf("make %s: %w", golangImage, err)
+		return err
 	}
-	defer os.Remove(filepath.Join(d.data, "golang.tar"))
-	if err := remote.Write(ref, image, login, remote.WithContext(ctx)); err != nil {
-		return fmt.Errorf("push %s: %w", golangImage, err)
+	defer os.Remove(file.Name())
+	defer file.Close()
+	made, err := makeImage(file, add)
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(d.out, "pushed in %s\n", time.Since(began).Round(time.Second))
+	if err := remote.Write(ref, made, login, remote.WithContext(ctx)); err != nil {
+		return fmt.Errorf("push it: %w", err)
+	}
+	fmt.Fprintf(d.out, "Docker Hub is out of reach: made %s of this machine's own programs in %s\n", image, time.Since(began).Round(100*time.Millisecond))
 	return nil
 }
 
@@ -74,19 +98,10 @@ func hubAnswers(ctx context.Context) bool {
 	return resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusOK
 }
 
-// makeGolang makes an image of one layer: busybox as the shell and its friends, and this machine's Go.
-func makeGolang(ctx context.Context, dir string) (v1.Image, error) {
-	file, err := os.Create(filepath.Join(dir, "golang.tar"))
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
-	if err != nil {
-		return nil, fmt.Errorf("find this machine's Go: %w", err)
-	}
+// makeImage makes an image whose only layer is what add puts into file.
+func makeImage(file *os.File, add func(*tar.Writer) error) (v1.Image, error) {
 	t := tar.NewWriter(file)
-	if err := errors.Join(addBusybox(ctx, t), addGo(t, strings.TrimSpace(string(root))), addRest(t), t.Close()); err != nil {
+	if err := errors.Join(add(t), t.Close()); err != nil {
 		return nil, err
 	}
 	layer, err := tarball.LayerFromFile(file.Name(), tarball.WithCompression(compression.None))
@@ -104,8 +119,8 @@ func makeGolang(ctx context.Context, dir string) (v1.Image, error) {
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	config.Config = v1.Config{
-		Env:        []string{"PATH=/go/bin:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOPATH=/go", "GOTOOLCHAIN=local"},
-		WorkingDir: "/go", Cmd: []string{"sh"},
+		Env: []string{"PATH=/go/bin:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOPATH=/go", "GOTOOLCHAIN=local"},
+		Cmd: []string{"sh"},
 	}
 	return mutate.ConfigFile(image, config)
 }
