@@ -62,13 +62,14 @@ func (l *stepLog) Write(p []byte) (int, error) {
 
 // emit hands what is masked to the journal, with how much raw output it stands for.
 func (l *stepLog) emit() {
-	if len(l.out) == 0 || l.err != nil {
-		return
+	for len(l.out) > 0 && l.err == nil {
+		n := min(len(l.out), protocol.MaxLogData) // masks and Slipway's own lines may make it larger than a piece
+		l.err = l.journal.add(protocol.Event{Log: &protocol.Log{
+			Step: l.step, Offset: l.offset, Data: l.out[:n], Raw: l.base + l.mask.Consumed(),
+		}})
+		l.offset += int64(n)
+		l.out = l.out[n:]
 	}
-	l.err = l.journal.add(protocol.Event{Log: &protocol.Log{
-		Step: l.step, Offset: l.offset, Data: l.out, Raw: l.base + l.mask.Consumed(),
-	}})
-	l.offset += int64(len(l.out))
 	l.out = nil
 }
 
