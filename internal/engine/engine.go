@@ -66,8 +66,9 @@ type Env interface {
 	Workspace() string
 	// Start starts step and returns once its process runs. Called again for a step that was started, also by another
 	// process, it returns a Proc of that step, and never starts it twice. out gets the step's output, stdout and stderr as
-	// they come, from byte step.Offset on, until Wait returns; it is not called concurrently. The context bounds the
-	// start, pulling the image included, but not the step. That the step could not be started is a [StartError].
+	// they come, from byte step.Offset on, until Wait returns; it is not called concurrently. The context bounds
+	// what comes before the process starts, pulling the image included, but not the process: a start is not broken off
+	// once it may have run. That the step could not be started is a [StartError].
 	Start(ctx context.Context, step Step, out io.Writer) (Proc, error)
 	// Close stops every step and removes all of the sandbox. It may be repeated.
 	Close(ctx context.Context) error

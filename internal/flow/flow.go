@@ -49,6 +49,7 @@ type Options struct {
 type Flow struct {
 	Options
 	changes  changes
+	claims   claims
 	reporter reporter
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"slipway/internal/auth"
@@ -27,16 +28,29 @@ const pollTime = 20 * time.Second
 
 // Claim implements [protocol.Server].
 func (f *Flow) Claim(ctx context.Context, claim protocol.Claim) (*protocol.Assignment, error) {
+	if len(claim.Lease) < protocol.MinLease {
+		return nil, fault.New(fault.Invalid, "a claim has a lease of at least %d characters; update the runner", protocol.MinLease)
+	}
 	ctx, cancel := context.WithTimeout(ctx, pollTime)
 	defer cancel()
+	release, err := f.claims.hold(ctx, claim.Lease)
+	if err != nil {
+		return nil, nil
+	}
+	defer release()
+	switch a, err := f.Resume(ctx, claim.Lease); {
+	case ctx.Err() != nil:
+		return nil, nil
+	case !errors.Is(err, protocol.ErrLeaseLost):
+		return a, err
+	}
 	changes, stop := f.Changes()
 	defer stop()
 	for {
-		token := auth.NewToken()
 		now := f.Now()
 		run, jobID, err := f.Store.Claim(ctx, store.Claim{
 			Runner: claim.Runner, OS: claim.OS, Arch: claim.Arch, Labels: claim.Labels, Now: now,
-			Lease: ci.Lease{Hash: auth.Hash(token), Until: now.Add(leaseTime)},
+			Lease: ci.Lease{Hash: auth.Hash(claim.Lease), Until: now.Add(leaseTime)},
 		})
 		switch {
 		case err == nil:
@@ -44,7 +58,10 @@ func (f *Flow) Claim(ctx context.Context, claim protocol.Claim) (*protocol.Assig
 			if err != nil {
 				return nil, err
 			}
-			return f.assignment(ctx, run, jobID, token)
+			if a, err := f.hand(ctx, run, jobID, claim.Lease); !errors.Is(err, protocol.ErrLeaseLost) {
+				return a, err
+			}
+			continue
 		case ctx.Err() != nil:
 			return nil, nil
 		case !errors.Is(err, store.ErrNotFound):
@@ -58,13 +75,64 @@ func (f *Flow) Claim(ctx context.Context, claim protocol.Claim) (*protocol.Assig
 	}
 }
 
+// claims are the leases that are asked for now. Two requests with the same lease, of which one has been given up by its
+// runner, must not both get a job.
+type claims struct {
+	mu   sync.Mutex
+	held map[string]chan struct{}
+}
+
+// hold waits until no other request asks for the lease.
+func (c *claims) hold(ctx context.Context, lease string) (release func(), err error) {
+	for {
+		c.mu.Lock()
+		other, busy := c.held[lease]
+		if !busy {
+			if c.held == nil {
+				c.held = map[string]chan struct{}{}
+			}
+			mine := make(chan struct{})
+			c.held[lease] = mine
+			c.mu.Unlock()
+			return func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				delete(c.held, lease)
+				close(mine)
+			}, nil
+		}
+		c.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-other:
+		}
+	}
+}
+
 // Resume implements [protocol.Server].
 func (f *Flow) Resume(ctx context.Context, lease string) (*protocol.Assignment, error) {
 	run, jobID, err := f.leased(ctx, lease)
 	if err != nil {
 		return nil, err
 	}
-	return f.assignment(ctx, run, jobID, lease)
+	return f.hand(ctx, run, jobID, lease)
+}
+
+// hand returns the assignment of a job. A job of which there can be none, because its secrets cannot be opened for
+// example, ends with the reason: asking again would not mend it.
+func (f *Flow) hand(ctx context.Context, run ci.Run, jobID int64, lease string) (*protocol.Assignment, error) {
+	a, err := f.assignment(ctx, run, jobID, lease)
+	var reason *fault.Error
+	if !errors.As(err, &reason) {
+		return a, err
+	}
+	f.Log.Error("hand out a job", "repo", run.Repo, "run", run.Number, "error", errors.Join(reason, reason.Err))
+	outcome := protocol.Outcome{Status: ci.Error, Message: reason.Message, Time: f.Now()}
+	if err := f.endJob(context.WithoutCancel(ctx), run.ID, jobID, outcome); err != nil {
+		return nil, err
+	}
+	return nil, protocol.ErrLeaseLost
 }
 
 // Renew implements [protocol.Server].
@@ -95,6 +163,9 @@ func (f *Flow) Append(ctx context.Context, lease string, events []protocol.Event
 		return err
 	}
 	job := jobOf(&run, jobID)
+	if err := check(job, events); err != nil {
+		return err
+	}
 	quiet := true // only logs, which change no state
 	for _, e := range events {
 		quiet = quiet && e.Log != nil
@@ -114,9 +185,7 @@ func (f *Flow) Append(ctx context.Context, lease string, events []protocol.Event
 			if e.Seq <= job.Lease.Seq {
 				continue
 			}
-			if err := apply(d, job, e); err != nil {
-				return err
-			}
+			apply(d, job, e)
 			job.Lease.Seq = e.Seq
 		}
 		return nil
@@ -129,9 +198,6 @@ func (f *Flow) appendLog(ctx context.Context, job *ci.Job, e protocol.Event) err
 	var err error
 	switch {
 	case e.Log != nil:
-		if e.Log.Step < 1 || e.Log.Step > len(job.Steps) {
-			return fault.New(fault.Invalid, "job %d has no step %d", job.ID, e.Log.Step)
-		}
 		err = f.Logs.Append(ctx, job.ID, e.Log.Step, e.Log.Offset, e.Log.Data)
 	case e.End != nil:
 		err = f.Logs.Finish(ctx, job.ID, e.End.Step)
@@ -143,29 +209,47 @@ func (f *Flow) appendLog(ctx context.Context, job *ci.Job, e protocol.Event) err
 	return err
 }
 
-// apply brings a job up to date with one event.
-func apply(d *store.Draft, job *ci.Job, e protocol.Event) error {
-	stepAt := func(number int) (*ci.Step, error) {
-		if number < 1 || number > len(job.Steps) {
-			return nil, fault.New(fault.Invalid, "job %d has no step %d", job.ID, number)
-		}
-		return &job.Steps[number-1], nil
+// check refuses what no runner sends, before any of it is stored.
+func check(job *ci.Job, events []protocol.Event) error {
+	if len(events) > protocol.MaxEvents {
+		return fault.New(fault.TooLarge, "a message has %d events; at most %d are allowed", len(events), protocol.MaxEvents)
 	}
+	for _, e := range events {
+		step := 0
+		switch {
+		case e.Start != nil:
+			step = e.Start.Step
+		case e.Log != nil:
+			step = e.Log.Step
+			if len(e.Log.Data) > protocol.MaxLogData {
+				return fault.New(fault.TooLarge, "a piece of a log has %d bytes; at most %d are allowed", len(e.Log.Data), protocol.MaxLogData)
+			}
+		case e.End != nil:
+			step = e.End.Step
+			if !e.End.Status.Done() {
+				return fault.New(fault.Invalid, "%q is not how a step can end", e.End.Status)
+			}
+		case e.Image != nil:
+			step = e.Image.Step
+		}
+		if step < 1 || step > len(job.Steps) {
+			return fault.New(fault.Invalid, "event %d of job %d is about step %d, which does not exist", e.Seq, job.ID, step)
+		}
+		if e.Seq < 1 {
+			return fault.New(fault.Invalid, "an event of job %d has the number %d; they count from 1", job.ID, e.Seq)
+		}
+	}
+	return nil
+}
+
+// apply brings a job up to date with one event, which has been checked.
+func apply(d *store.Draft, job *ci.Job, e protocol.Event) {
 	switch {
 	case e.Start != nil:
-		step, err := stepAt(e.Start.Step)
-		if err != nil {
-			return err
-		}
+		step := &job.Steps[e.Start.Step-1]
 		step.Status, step.Started = ci.Running, e.Time
 	case e.End != nil:
-		step, err := stepAt(e.End.Step)
-		if err != nil {
-			return err
-		}
-		if !e.End.Status.Done() {
-			return fault.New(fault.Invalid, "%q is not how a step can end", e.End.Status)
-		}
+		step := &job.Steps[e.End.Step-1]
 		step.Status, step.ExitCode, step.Message = e.End.Status, e.End.ExitCode, e.End.Message
 		if !step.Started.IsZero() {
 			step.Finished = e.Time
@@ -175,7 +259,6 @@ func apply(d *store.Draft, job *ci.Job, e protocol.Event) error {
 			d.Images = append(d.Images, e.Image.Image)
 		}
 	}
-	return nil
 }
 
 // Finish implements [protocol.Server].

@@ -40,6 +40,9 @@ type Server interface {
 
 // Claim describes a runner that wants a job.
 type Claim struct {
+	// Lease is a token that the runner made up, of at least [MinLease] random characters. A claim that is repeated with
+	// the same lease gives the job that it gave before, so that none is lost with an answer.
+	Lease  string            `json:"lease"`
 	Runner string            `json:"runner"`
 	OS     string            `json:"os"`
 	Arch   string            `json:"arch"`
@@ -161,4 +164,5 @@ const (
 	MaxEvents  = 1000     // in one Append
 	MaxLogData = 64 << 10 // bytes of one Log
 	MaxBody    = 16 << 20 // bytes of one request or answer
+	MinLease   = 26       // characters of a lease's token, for 128 random bits in base32
 )

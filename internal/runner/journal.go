@@ -58,6 +58,16 @@ type line struct {
 	Outcome *protocol.Outcome `json:"outcome,omitempty"`
 }
 
+func (l *line) decode(data []byte) error {
+	if err := json.Unmarshal(data, l); err != nil {
+		return err
+	}
+	if l.Event == nil && l.Outcome == nil {
+		return errors.New("the line is neither an event nor an outcome")
+	}
+	return nil
+}
+
 // createJournal makes the journal of a newly claimed job. The lease is written first: from then on a restarted runner
 // knows of the job.
 func createJournal(dir, lease string, now func() time.Time) (*journal, error) {
@@ -85,7 +95,7 @@ func openJournal(dir string, now func() time.Time) (*journal, error) {
 		}
 		var l line
 		if err == nil {
-			err = json.Unmarshal(data, &l)
+			err = l.decode(data)
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("read the job's journal %s at byte %d: %w", file.Name(), j.size, err), file.Close())
@@ -188,6 +198,10 @@ func (j *journal) write(l line) error {
 func (j *journal) send(ctx context.Context, server protocol.Server, lease string) error {
 	sentPath := filepath.Join(j.dir, "sent")
 	sent := readOffset(sentPath)
+	if j.mu.Lock(); sent > j.size { // the machine died and the disk lost the journal's end
+		sent = 0
+	}
+	j.mu.Unlock()
 	for {
 		events, outcome, next, err := j.batch(sent)
 		if err != nil {
@@ -199,9 +213,7 @@ func (j *journal) send(ctx context.Context, server protocol.Server, lease string
 			}
 			sent = next
 			// Losing this file costs only that the server gets known events again.
-			if err := writeFile(sentPath, strconv.FormatInt(sent, 10)); err != nil {
-				return err
-			}
+			_ = writeFile(sentPath, strconv.FormatInt(sent, 10))
 			continue
 		}
 		if outcome != nil {
@@ -234,7 +246,7 @@ func (j *journal) batch(offset int64) (events []protocol.Event, outcome *protoco
 		}
 		var l line
 		if err == nil {
-			err = json.Unmarshal(data, &l)
+			err = l.decode(data)
 		}
 		if err != nil {
 			return nil, nil, 0, fmt.Errorf("read the job's journal at byte %d: %w", next, err)

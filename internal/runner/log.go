@@ -22,13 +22,13 @@ type stepLog struct {
 	mask *secret.Writer
 	out  []byte // masked, not yet in the journal
 	// offset is the size of the masked output in the journal. base is how many bytes of the step's raw output were in it
-	// when this process began.
-	offset, base int64
-	err          error
+	// when this process began, raw how many are now.
+	offset, base, raw int64
+	err               error
 }
 
 func newStepLog(j *journal, m *secret.Masker, step int, done stepRecord) *stepLog {
-	l := &stepLog{journal: j, masker: m, step: step, offset: done.logged, base: done.raw}
+	l := &stepLog{journal: j, masker: m, step: step, offset: done.logged, base: done.raw, raw: done.raw}
 	l.mask = m.Writer(sink{l})
 	return l
 }
@@ -62,14 +62,19 @@ func (l *stepLog) Write(p []byte) (int, error) {
 
 // emit hands what is masked to the journal, with how much raw output it stands for.
 func (l *stepLog) emit() {
-	if len(l.out) == 0 || l.err != nil {
-		return
+	raw := l.raw
+	for len(l.out) > 0 && l.err == nil {
+		n := min(len(l.out), protocol.MaxLogData) // masks and Slipway's own lines may make it larger than a piece
+		if n == len(l.out) {
+			raw = l.base + l.mask.Consumed() // after a crash before this, output comes twice rather than not at all
+		}
+		l.err = l.journal.add(protocol.Event{Log: &protocol.Log{
+			Step: l.step, Offset: l.offset, Data: l.out[:n], Raw: raw,
+		}})
+		l.offset += int64(n)
+		l.out = l.out[n:]
 	}
-	l.err = l.journal.add(protocol.Event{Log: &protocol.Log{
-		Step: l.step, Offset: l.offset, Data: l.out, Raw: l.base + l.mask.Consumed(),
-	}})
-	l.offset += int64(len(l.out))
-	l.out = nil
+	l.out, l.raw = nil, raw
 }
 
 // say adds lines of Slipway's own, all of them or none in the journal. An error is kept for flush.
@@ -102,13 +107,6 @@ func (l *stepLog) flush() error {
 	}
 	l.emit()
 	return l.err
-}
-
-// raw is how many bytes of the process's output the journal has.
-func (l *stepLog) raw() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.base
 }
 
 // oneLine makes an error a single sentence: further lines are for logs.

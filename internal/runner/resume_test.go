@@ -12,6 +12,7 @@ import (
 
 	"slipway/internal/ci"
 	"slipway/internal/engine"
+	"slipway/internal/protocol"
 )
 
 // A runner that is stopped leaves the running step to its successor, whatever the step does meanwhile, and the steps
@@ -189,6 +190,113 @@ steps:
 	}
 	if log := withoutTrace(b.Log(run, 1, 1)); log != want.String() {
 		t.Errorf("the log has %d bytes, want %d", len(log), want.Len())
+	}
+	b.clean()
+}
+
+// Whichever answer of the server is lost, the runner asks again, and nothing happens twice.
+func TestLostAnswer(t *testing.T) {
+	for _, path := range []string{"/claim", "/append", "/renew", "/finish"} {
+		t.Run(path[1:], func(t *testing.T) {
+			b := newBench(t)
+			b.gate.loseAnswer(path)
+			run := b.done(pipeline(`
+steps:
+- name: one
+	image: busybox
+	commands: ["echo once >> ` + b.outside("ran") + `"]
+`))
+			b.wantRun(run, ci.Success, "")
+			if text, err := os.ReadFile(b.outside("ran")); err != nil || string(text) != "once\n" {
+				t.Errorf("what ran: %q, %v", text, err)
+			}
+			b.clean()
+		})
+	}
+}
+
+// A runner that is killed while it asks for a job leaves the question to its successor.
+func TestKilledWhileClaiming(t *testing.T) {
+	b := newBench(t)
+	run := b.Push(pipeline(`
+steps:
+- name: one
+	image: busybox
+	commands: ["true"]
+`))
+	b.gate.loseAnswer("/claim")
+	b.gate.set(func(path string) bool { return b.Server.Run(run.Number).Status == ci.Running })
+	stop := b.start()
+	b.Await(run.Number, func(run ci.Run) bool { return run.Status == ci.Running })
+	stop()
+	b.gate.set(nil)
+	b.start()
+	b.wantRun(b.Await(run.Number, finished), ci.Success, "")
+}
+
+// A job that the server has given up is removed with its processes, by the runner that has it and by its successor.
+func TestLeaseLost(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restarted %t", restarted), func(t *testing.T) {
+			b := newBench(t)
+			run := b.Push(pipeline(`
+steps:
+- name: endless
+	image: busybox
+	commands: ["echo > ` + b.outside("ran") + `", "while true; do sleep 0.01; done"]
+- name: next
+	image: busybox
+	commands: ["echo > ` + b.outside("next") + `"]
+	when: {status: [success, failure]}
+`))
+			stop := b.start()
+			b.until("the step runs", func() bool { return exists(b.outside("ran")) })
+			if restarted {
+				stop()
+			}
+			b.gate.set(all)
+			lease, err := os.ReadFile(filepath.Join(b.jobs(), fmt.Sprintf("job-%d", run.Jobs[0].ID), "lease"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Finish(t.Context(), string(lease), protocol.Outcome{Status: ci.Error, Message: "given up"}); err != nil {
+				t.Fatal(err)
+			}
+			b.gate.set(nil)
+			if restarted {
+				b.start()
+			}
+			b.clean()
+			b.wantRun(b.Server.Run(run.Number), ci.Error, "given up")
+			if exists(b.outside("next")) {
+				t.Error("the runner went on with a job that it had lost")
+			}
+		})
+	}
+}
+
+// Jobs that run already go on at once even where the runner's capacity has become smaller.
+func TestSmallerCapacity(t *testing.T) {
+	b := newBench(t)
+	file := pipeline(`
+steps:
+- name: one
+	image: busybox
+	commands: ["echo >> ` + b.outside("ran") + `", "` + waits(b.outside("go")) + `"]
+`)
+	b.capacity = 3
+	first, second, third := b.Push(file), b.Push(file), b.Push(file)
+	stop := b.start()
+	for _, run := range []ci.Run{first, second, third} {
+		b.Await(run.Number, stepIs(1, ci.Running))
+	}
+	stop()
+	b.capacity = 1
+	last := b.Push(file)
+	b.start()
+	b.touch(b.outside("go"))
+	for _, run := range []ci.Run{first, second, third, last} {
+		b.wantRun(b.Await(run.Number, finished), ci.Success, "")
 	}
 	b.clean()
 }

@@ -3,14 +3,17 @@ package runner
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"slipway/internal/ci"
@@ -77,13 +80,23 @@ func (r *Runner) Run(ctx context.Context) error {
 		r.log.Info("an earlier runner left work", "resumed", len(found), "removed", len(removed))
 	}
 
+	lease := r.openClaim(found)
 	var jobs sync.WaitGroup
 	defer jobs.Wait()
-	slots := make(chan struct{}, r.opts.Capacity)
+	// Jobs that run already go on at once, even if the capacity has become smaller: their leases must be renewed. So
+	// many of those that end first make no room for others.
+	slots := make(chan struct{}, max(r.opts.Capacity, len(found)))
+	var surplus atomic.Int64
+	surplus.Store(int64(max(0, len(found)-r.opts.Capacity)))
+	free := func() {
+		if surplus.Add(-1) < 0 {
+			<-slots
+		}
+	}
 	for _, journal := range found {
+		slots <- struct{}{}
 		jobs.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
+			defer free()
 			r.resume(ctx, journal)
 		})
 	}
@@ -93,23 +106,58 @@ func (r *Runner) Run(ctx context.Context) error {
 			return nil
 		case slots <- struct{}{}:
 		}
-		assignment, err := r.claim(ctx)
+		assignment, err := r.claim(ctx, lease)
+		lease = ""
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
+		// Before the next claim, so that the lease is always in one of the two places.
+		journal, err := createJournal(filepath.Join(r.opts.Dir, sandboxID(assignment.JobID)), assignment.Lease, r.now)
 		jobs.Go(func() {
-			defer func() { <-slots }()
-			r.start(ctx, assignment)
+			defer free()
+			if err != nil {
+				r.giveUp(ctx, assignment.Lease, err)
+				return
+			}
+			r.carry(ctx, assignment, journal)
 		})
 	}
 }
 
-// claim waits for a job. It returns an error only when ctx is done or the server refuses this runner.
-func (r *Runner) claim(ctx context.Context) (*protocol.Assignment, error) {
-	claim := protocol.Claim{Runner: r.opts.Name, OS: r.opts.OS, Arch: r.opts.Arch, Labels: r.opts.Labels}
+// claimFile, in Options.Dir, holds the lease that the runner asks for. With it a killed runner's successor asks again for
+// the job that the server may have given already.
+const claimFile = "claim"
+
+// openClaim returns the lease that an earlier process asked for, unless it is known to have got a job by it.
+func (r *Runner) openClaim(found map[string]*journal) (lease string) {
+	text, err := os.ReadFile(filepath.Join(r.opts.Dir, claimFile))
+	if err != nil {
+		return "" // the next claim writes it anew
+	}
+	for _, journal := range found {
+		if held, err := journal.lease(); err == nil && held == string(text) {
+			return ""
+		}
+	}
+	return string(text)
+}
+
+// claim waits for a job and asks for it by lease, or by a new one if that is empty. It returns an error only when ctx is
+// done, the server refuses this runner, or the disk is full.
+func (r *Runner) claim(ctx context.Context, lease string) (*protocol.Assignment, error) {
+	if lease == "" {
+		lease = rand.Text()
+		if err := os.MkdirAll(r.opts.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("keep a claim: %w", err)
+		}
+		if err := writeFile(filepath.Join(r.opts.Dir, claimFile), lease); err != nil {
+			return nil, fmt.Errorf("keep a claim: %w", err)
+		}
+	}
+	claim := protocol.Claim{Lease: lease, Runner: r.opts.Name, OS: r.opts.OS, Arch: r.opts.Arch, Labels: r.opts.Labels}
 	said := "" // a server that is away for an hour is one line, not a thousand
 	for ctx.Err() == nil {
 		var assignment *protocol.Assignment
@@ -147,6 +195,9 @@ func (r *Runner) find() (map[string]*journal, error) {
 		return nil, fmt.Errorf("look for jobs of an earlier runner: %w", err)
 	}
 	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
 		dir := filepath.Join(r.opts.Dir, entry.Name())
 		journal, err := openJournal(dir, r.now)
 		if err != nil {
@@ -162,16 +213,6 @@ func (r *Runner) find() (map[string]*journal, error) {
 		found[entry.Name()] = journal
 	}
 	return found, nil
-}
-
-// start begins a job that was just claimed.
-func (r *Runner) start(ctx context.Context, a *protocol.Assignment) {
-	journal, err := createJournal(filepath.Join(r.opts.Dir, sandboxID(a.JobID)), a.Lease, r.now)
-	if err != nil {
-		r.giveUp(ctx, a.Lease, err)
-		return
-	}
-	r.carry(ctx, a, journal)
 }
 
 // resume takes up a job of an earlier process.
@@ -191,20 +232,28 @@ func (r *Runner) resume(ctx context.Context, journal *journal) {
 		return err
 	})
 	switch {
-	case ctx.Err() != nil:
-		return
-	case err != nil:
-		r.log.Warn("a job of an earlier runner is no longer ours; removing it", "journal", journal.dir, "error", err)
-		spec := engine.Spec{ID: filepath.Base(journal.dir)}
-		if env, err := r.opts.Engine.Setup(ctx, spec); err == nil {
-			r.close(ctx, env, spec.ID)
-		}
+	case err == nil:
+		r.carry(ctx, a, journal)
+	case errors.Is(err, protocol.ErrLeaseLost):
+		r.log.Warn("a job of an earlier runner is no longer ours; removing it", "journal", journal.dir)
+		r.discard(ctx, filepath.Base(journal.dir))
 		if err := journal.remove(); err != nil {
 			r.log.Error("remove a journal", "journal", journal.dir, "error", err)
 		}
+	case ctx.Err() == nil:
+		r.log.Error("take up a job; the next start of the runner tries again", "journal", journal.dir, "error", err)
+	}
+}
+
+// discard removes the sandbox of a job of which nothing but its ID is known.
+func (r *Runner) discard(ctx context.Context, id string) {
+	// Trusted, because an engine may have made it for trusted jobs only; nothing is run in it.
+	env, err := r.opts.Engine.Setup(ctx, engine.Spec{ID: id, Trusted: true})
+	if err != nil {
+		r.log.Error("remove a sandbox; the next start of the runner tries again", "sandbox", id, "error", err)
 		return
 	}
-	r.carry(ctx, a, journal)
+	r.close(ctx, env, id)
 }
 
 // carry walks the job while its journal is delivered and its lease renewed, and removes what is left of it. When ctx is
@@ -241,6 +290,9 @@ func (r *Runner) carry(ctx context.Context, a *protocol.Assignment, journal *jou
 		endBeside()
 	}
 	sending.Wait()
+	if sent != nil && !errors.Is(sent, protocol.ErrLeaseLost) && ctx.Err() == nil && beside.Err() == nil {
+		r.giveUp(ctx, a.Lease, fmt.Errorf("the server refuses it: %w", sent))
+	}
 	r.settle(ctx, journal, sent)
 }
 
@@ -292,6 +344,8 @@ func (r *Runner) close(ctx context.Context, env engine.Env, id string) {
 	}
 }
 
+const renewInterval = time.Second
+
 // renew keeps the lease alive until ctx is done, and stops the job when the server says so.
 func (r *Runner) renew(ctx context.Context, lease string, stop context.CancelCauseFunc) {
 	for {
@@ -310,12 +364,12 @@ func (r *Runner) renew(ctx context.Context, lease string, stop context.CancelCau
 		if renewal.Cancel {
 			stop(errCanceled)
 		}
-		// Often enough for a cancellation to be felt at once, and for the lease to survive some lost messages.
-		wait := min(time.Second, renewal.Until.Sub(r.now())/3)
+		// Often enough for a cancellation to be felt at once. How much of the lease is left does not count: the server's
+		// clock may be another, and leases are much longer.
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(wait, 10*time.Millisecond)):
+		case <-time.After(renewInterval):
 		}
 	}
 }
@@ -331,7 +385,7 @@ func (r *Runner) giveUp(ctx context.Context, lease string, cause error) {
 
 // pullAuths are the logins that a job pulls images with: those of the assignment, and those of its pull secrets.
 func pullAuths(a *protocol.Assignment) []engine.Auth {
-	auths := a.Auths
+	auths := slices.Clone(a.Auths) // steps ask at the same time
 	for _, name := range a.Job.PullSecrets {
 		more, err := engine.ParseDockerConfig([]byte(a.Secrets[name]))
 		if err == nil {

@@ -57,10 +57,11 @@ func TestMain(m *testing.M) {
 type bench struct {
 	*testing.T
 	*flowtest.Server
-	dir    string
-	http   *httptest.Server
-	gate   *gate
-	engine func(engine.Engine) engine.Engine // wraps the runner's engine; nil does not
+	dir      string
+	http     *httptest.Server
+	gate     *gate
+	capacity int                               // of the runner; 0 is its default
+	engine   func(engine.Engine) engine.Engine // wraps the runner's engine; nil does not
 }
 
 func newBench(t *testing.T) *bench {
@@ -74,6 +75,14 @@ func newBench(t *testing.T) *bench {
 type gate struct {
 	mu     sync.Mutex
 	closed func(path string) bool
+	lose   string // the end of a path whose next answer is lost on the way
+}
+
+// loseAnswer lets the next request for a path through, but not its answer.
+func (g *gate) loseAnswer(path string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lose = path
 }
 
 // set makes the server unreachable for the paths that closed says true of; nil opens the gate.
@@ -93,9 +102,17 @@ func (g *gate) wrap(b *bench) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
 		closed := g.closed != nil && g.closed(r.URL.Path)
+		lost := g.lose != "" && strings.HasSuffix(r.URL.Path, g.lose)
+		if lost {
+			g.lose = ""
+		}
 		g.mu.Unlock()
 		if closed {
 			panic(http.ErrAbortHandler)
+		}
+		if lost {
+			defer panic(http.ErrAbortHandler)
+			w = httptest.NewRecorder()
 		}
 		protocol.Handler(b.Flow, func(r *http.Request) error {
 			if r.Header.Get("Authorization") != "Bearer runner's token" {
@@ -127,7 +144,7 @@ func (b *bench) startWith(ctx context.Context) (ended <-chan struct{}) {
 	}
 	transport := &http.Transport{}
 	r := runner.New(runner.Options{
-		Name: "rosie", OS: "linux", Arch: "amd64", Dir: b.jobs(), Engine: used, Log: slog.New(slog.NewTextHandler(b.Output(), nil)),
+		Name: "rosie", OS: "linux", Arch: "amd64", Dir: b.jobs(), Engine: used, Capacity: b.capacity, Log: slog.New(slog.NewTextHandler(b.Output(), nil)),
 		Server: &protocol.Client{URL: b.http.URL, Token: "runner's token", HTTP: &http.Client{Transport: transport}},
 	})
 	ctx, cancel := context.WithCancel(ctx)

@@ -149,7 +149,7 @@ func (s *stepRun) stopped(ctx context.Context) protocol.StepEnd {
 
 // exec runs the step's container, or follows one that an earlier process started.
 func (s *stepRun) exec(ctx context.Context) (protocol.StepEnd, error) {
-	proc, err := s.w.env.Start(ctx, engine.Step{Name: s.step.Name, Exec: *s.step.Exec, Env: s.env, Offset: s.log.raw(), Progress: progress{s.log}}, s.log)
+	proc, err := s.w.env.Start(ctx, engine.Step{Name: s.step.Name, Exec: *s.step.Exec, Env: s.env, Offset: s.log.base, Progress: progress{s.log}}, s.log)
 	if err != nil {
 		return s.ended(ctx, err)
 	}

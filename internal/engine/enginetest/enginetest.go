@@ -60,6 +60,7 @@ func Run(t *testing.T, open Open) {
 		{"Missing", testMissing},
 		{"Offset", testOffset},
 		{"StartTwice", testStartTwice},
+		{"StartCanceled", testStartCanceled},
 		{"SetupTwice", testSetupTwice},
 		{"Reattach", testReattach},
 		{"ReattachEnded", testReattachEnded},

@@ -150,6 +150,34 @@ func testStartTwice(t *testing.T, f *fixture) {
 	}
 }
 
+// A start whose context ends just when the step's process begins must neither kill it nor let it be started again.
+func testStartCanceled(t *testing.T, f *fixture) {
+	for i := range 10 {
+		s := step(fmt.Sprintf("s%d", i), fmt.Sprintf("echo once >>count%d; ", i)+until("go")+"echo done")
+		ctx, cancel := context.WithCancel(f.ctx)
+		started := make(chan error, 1)
+		go func() {
+			_, err := f.env.Start(ctx, s, new(Output))
+			started <- err
+		}()
+		f.awaitFile(fmt.Sprintf("count%d", i))
+		cancel()
+		if err := <-started; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	f.touch("go")
+	for i := range 10 {
+		proc, out := f.start(f.env, step(fmt.Sprintf("s%d", i), "echo never"))
+		if result := f.wait(proc); result.ExitCode != 0 || out.String() != "done\n" {
+			t.Errorf("step %d: %+v, output %q", i, result, out)
+		}
+		if data, err := os.ReadFile(filepath.Join(f.env.Workspace(), fmt.Sprintf("count%d", i))); err != nil || string(data) != "once\n" {
+			t.Errorf("step %d ran %q, %v", i, data, err)
+		}
+	}
+}
+
 func testSetupTwice(t *testing.T, f *fixture) {
 	f.run(step("a", "echo hello >file"), 0)
 	again := f.setup(f.eng)

@@ -31,6 +31,9 @@ const (
 	shimErrors   = "stderr" // in the folder of a step: what the shim says when it cannot do its part
 )
 
+// startLimit bounds the start of a process, which takes milliseconds.
+const startLimit = time.Minute
+
 // grace is how long a step may take to end after it was asked to.
 const grace = 10 * time.Second
 
@@ -70,6 +73,12 @@ func (e *Env) start(ctx context.Context, step engine.Step, out io.Writer) (*Proc
 		return nil, err
 	}
 	defer unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	// From here on the step's process may run. A start that is broken off would leave it half done, so it is not.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	defer cancel()
 	pid := 0
 	for launched := false; ; {
 		state, err := shim.Look(dir)

@@ -37,6 +37,9 @@ func (p stepPaths) has(name string) bool {
 	return err == nil
 }
 
+// startLimit bounds the start of a container that is all prepared, which takes some hundredths of a second.
+const startLimit = time.Minute
+
 // launch makes the container of a step and starts it. On error it leaves what was made.
 func (e *Env) launch(ctx context.Context, c container, paths stepPaths, step engine.Step) error {
 	eng := e.engine
@@ -89,6 +92,12 @@ func (e *Env) launch(ctx context.Context, c container, paths stepPaths, step eng
 	if err := os.WriteFile(filepath.Join(string(paths), "config.json"), config, 0o600); err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// From here on the step's process may run. A start that is broken off would leave it half done, so it is not.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	defer cancel()
 	if err := shim.Start(paths.shim(), command); err != nil {
 		return err
 	}
