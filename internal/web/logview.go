@@ -267,10 +267,10 @@ func palette(codes []string) (color uint8, rest []string) {
 	switch {
 	case number(0) == 2:
 		return nearest(number(1), number(2), number(3)), codes[min(4, len(codes)):]
-	case number(0) != 5:
+	case number(0) != 5 || len(codes) < 2:
 		return 0, nil
 	}
-	rest = codes[min(2, len(codes)):]
+	rest = codes[2:]
 	switch n := number(1); {
 	case n < 0 || n > 255:
 		return 0, rest
