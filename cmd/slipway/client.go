@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,7 +60,18 @@ func (c *connection) open() (*client.Client, error) {
 			at.Token = strings.TrimSpace(string(text))
 		}
 	}
-	return at, nil
+	return at, check(at)
+}
+
+// check finds what is wrong with a connection before anything is sent.
+func check(at *client.Client) error {
+	if u, err := url.Parse(at.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fault.New(fault.Invalid, "the server %q is no URL such as https://slipway.example.com; correct --server, SLIPWAY_SERVER or the login", at.URL)
+	}
+	if strings.ContainsFunc(at.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fault.New(fault.Invalid, "the token has characters that no token has; give it in one line, by --token, SLIPWAY_TOKEN or slipway login")
+	}
+	return nil
 }
 
 func first(values ...string) string {
@@ -99,6 +111,9 @@ func newLoginCommand(c *connection) *cobra.Command {
 				return fault.New(fault.Invalid, "give the token on standard input")
 			}
 			at := &client.Client{URL: strings.TrimSuffix(args[0], "/"), Token: token}
+			if err := check(at); err != nil {
+				return err
+			}
 			if _, err := at.Repos(cmd.Context()); err != nil {
 				return err
 			}

@@ -151,7 +151,7 @@ func readSource(stdin io.Reader, args []string) (plan.Source, error) {
 	if name != "-" {
 		file, err := os.Open(name)
 		if err != nil {
-			return plan.Source{}, fault.New(fault.NotFound, "%w", err)
+			return plan.Source{}, fault.New(fault.NotFound, "the pipeline file %s cannot be opened: %s", name, fault.Cause(err))
 		}
 		defer file.Close()
 		from = file
@@ -160,7 +160,7 @@ func readSource(stdin io.Reader, args []string) (plan.Source, error) {
 	}
 	text, err := io.ReadAll(io.LimitReader(from, maxPipelineFile))
 	if err != nil {
-		return plan.Source{}, fault.New(fault.Invalid, "read %s: %w", name, err)
+		return plan.Source{}, fault.New(fault.Invalid, "the pipeline file %s cannot be read: %s", name, fault.Cause(err))
 	}
 	return plan.Source{Name: name, Text: text}, nil
 }

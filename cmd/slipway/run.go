@@ -43,6 +43,9 @@ func newRunListCommand(c *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if limit < 1 || limit > 500 {
+				return fault.New(fault.Invalid, "--limit is from 1 to 500, not %d", limit)
+			}
 			runs, err := at.Runs(cmd.Context(), strings.Join(args, ""), 0, limit)
 			if err != nil {
 				return err
@@ -223,6 +226,9 @@ func newRunActCommand(c *connection, verb, short string, act func(*client.Client
 				return printJSON(cmd.OutOrStdout(), run)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "run %d of %s: %s\n", run.Number, run.Repo, run.Status)
+			if run.Message != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), run.Message)
+			}
 			return nil
 		},
 	}

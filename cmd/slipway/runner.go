@@ -99,6 +99,32 @@ func (o runnerOptions) args() []string {
 	return args
 }
 
+// check finds what can be known to be wrong before anything is started.
+func (o runnerOptions) check() error {
+	if u, err := url.Parse(o.server); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fault.New(fault.Invalid, "--server %q is not the root of a server, such as https://slipway.example.com", o.server)
+	}
+	if o.capacity < 1 {
+		return fault.New(fault.Invalid, "--capacity is at least 1, not %d", o.capacity)
+	}
+	if _, err := o.parseMirrors(); err != nil {
+		return err
+	}
+	switch o.engine {
+	case "host":
+	case "oci":
+		if os.Geteuid() != 0 {
+			return fault.New(fault.Forbidden, "the engine oci makes containers and needs root; start as root, or choose --engine host")
+		}
+		if _, err := exec.LookPath(o.runc); err != nil {
+			return fault.New(fault.Unavailable, "there is no program %s, which runs containers; install it (Debian package runc), or name it by --runc", o.runc)
+		}
+	default:
+		return fault.New(fault.Invalid, "there is no engine %q; use oci or host", o.engine)
+	}
+	return nil
+}
+
 // defaultRunc is the runc beside this program, as `make` puts it there, or else the one on PATH.
 func defaultRunc() string {
 	if self, err := os.Executable(); err == nil {
@@ -121,16 +147,19 @@ func defaultKubeconfig() string {
 // runRunner is the whole runner.
 func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err error) {
 	log := slog.New(slog.NewTextHandler(stderr, nil)).With("runner", opts.name)
+	if err := opts.check(); err != nil {
+		return err
+	}
+	if opts.tokenFile == "" {
+		return fault.New(fault.Invalid, "a runner needs a token: make one by slipway token create NAME --scope runner, and name its file by --token-file")
+	}
 	token, err := os.ReadFile(opts.tokenFile)
 	if err != nil {
-		return fault.New(fault.Invalid, "the runner's token cannot be read: %w; name its file by --token-file", err)
+		return fault.New(fault.Invalid, "the runner's token in %s cannot be read: %s", opts.tokenFile, fault.Cause(err))
 	}
-	if err := os.MkdirAll(opts.data, 0o700); err != nil {
-		return fault.New(fault.Invalid, "the data folder cannot be made: %w; choose another by --data", err)
-	}
-	unlock, err := lockFile(filepath.Join(opts.data, "lock"))
+	unlock, err := lockData("runner", opts.data)
 	if err != nil {
-		return fault.New(fault.Conflict, "another slipway runner uses %s: %w", opts.data, err)
+		return err
 	}
 	defer unlock()
 	server := &protocol.Client{
@@ -151,10 +180,14 @@ func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err e
 	case "host":
 		wired.Engine, err = host.New(host.Options{Dir: filepath.Join(opts.data, "host"), Shim: shimBinary})
 	case "oci":
-		mirrors, mirrorErr := parseMirrors(opts)
+		mirrors, mirrorErr := opts.parseMirrors()
 		if mirrorErr != nil {
 			return mirrorErr
 		}
+		// The server's own registry is always the last mirror of Docker Hub: it has what was put below mirror/docker.io/.
+		mirrors["docker.io"] = append(mirrors["docker.io"], buildkit.Mirror{
+			URL: opts.server, Username: "runner", Password: server.Token,
+		})
 		logrus.SetLevel(logrus.ErrorLevel) // containerd's libraries warn of what is ordinary here
 		var daemon *buildkit.Daemon
 		daemon, err = buildkit.Open(ctx, buildkit.Options{
@@ -166,8 +199,6 @@ func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err e
 		defer func() { err = errors.Join(err, daemon.Close()) }()
 		wired.Images = image.NewBuilder(daemon)
 		wired.Engine, err = oci.New(oci.Options{Dir: filepath.Join(opts.data, "oci"), Runc: opts.runc, Shim: shimBinary, Images: pulledImages{daemon}})
-	default:
-		return fault.New(fault.Invalid, "there is no engine %q; use oci or host", opts.engine)
 	}
 	if err != nil {
 		return fault.New(fault.Unavailable, "%w", err)
@@ -176,11 +207,10 @@ func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err e
 	return runner.New(wired).Run(ctx)
 }
 
-// parseMirrors reads --mirror. The server's own registry is always the last mirror of Docker Hub: it has what was put
-// below mirror/docker.io/.
-func parseMirrors(opts runnerOptions) (map[string][]buildkit.Mirror, error) {
+// parseMirrors reads --mirror.
+func (o runnerOptions) parseMirrors() (map[string][]buildkit.Mirror, error) {
 	mirrors := map[string][]buildkit.Mirror{}
-	for _, m := range opts.mirrors {
+	for _, m := range o.mirrors {
 		of, address, ok := strings.Cut(m, "=")
 		u, err := url.Parse(address)
 		if !ok || err != nil || u.Host == "" {
@@ -188,14 +218,22 @@ func parseMirrors(opts runnerOptions) (map[string][]buildkit.Mirror, error) {
 		}
 		mirrors[of] = append(mirrors[of], buildkit.Mirror{URL: address})
 	}
-	token, err := os.ReadFile(opts.tokenFile)
-	if err != nil {
-		return nil, fault.New(fault.Invalid, "the runner's token cannot be read: %w", err)
-	}
-	mirrors["docker.io"] = append(mirrors["docker.io"], buildkit.Mirror{
-		URL: opts.server, Username: "runner", Password: strings.TrimSpace(string(token)),
-	})
 	return mirrors, nil
+}
+
+// lockData makes a data folder, if it is not there, and takes its lock.
+func lockData(who, dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fault.New(fault.Invalid, "the data folder %s cannot be made: %s; choose another by --data", dir, fault.Cause(err))
+	}
+	unlock, err = lockFile(filepath.Join(dir, "lock"))
+	switch {
+	case errors.Is(err, errLocked):
+		return nil, fault.New(fault.Conflict, "another slipway %s uses %s: %w", who, dir, err)
+	case err != nil:
+		return nil, fault.New(fault.Invalid, "the data folder %s cannot be written: %s; choose another by --data", dir, fault.Cause(err))
+	}
+	return unlock, nil
 }
 
 // lockFile takes the lock of a data folder, or says which process has it.
@@ -208,7 +246,7 @@ func lockFile(path string) (unlock func(), err error) {
 		holder, _ := io.ReadAll(io.LimitReader(file, 32))
 		_ = file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w, process %s", errLocked, strings.TrimSpace(string(holder)))
+			return nil, fmt.Errorf("%w by process %s", errLocked, strings.TrimSpace(string(holder)))
 		}
 		return nil, err
 	}
@@ -222,7 +260,7 @@ func lockFile(path string) (unlock func(), err error) {
 	return func() { _ = file.Close() }, nil
 }
 
-var errLocked = errors.New("it is in use")
+var errLocked = errors.New("it is locked")
 
 // superviseRunner keeps a runner running beside the server until ctx is done, and then stops it; its steps go on. A
 // runner that an earlier server left is kept: it is found by its lock.

@@ -11,6 +11,7 @@ import (
 
 	"slipway/internal/api"
 	"slipway/internal/ci"
+	"slipway/internal/fault"
 )
 
 func newSecretCommand(c *connection) *cobra.Command {
@@ -45,6 +46,9 @@ func newSecretSetCommand(c *connection) *cobra.Command {
 			value := string(text)
 			if strings.Count(value, "\n") == 1 { // `echo value |` is not meant to have the line's end in the value
 				value = strings.TrimSuffix(value, "\n")
+			}
+			if value == "" {
+				return fault.New(fault.Invalid, "the value is empty; give it on standard input or by --file")
 			}
 			return at.PutSecret(cmd.Context(), args[0], args[1], api.SecretValue{Value: value, PullRequests: pullRequests})
 		},

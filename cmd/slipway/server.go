@@ -79,20 +79,26 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 
 	// The address first: a second server of the same data finds it taken, and has touched nothing.
-	if err := os.MkdirAll(opts.data, 0o700); err != nil {
-		return fault.New(fault.Invalid, "the data folder cannot be made: %w; choose another by --data", err)
-	}
-	unlock, err := lockFile(filepath.Join(opts.data, "lock"))
+	unlock, err := lockData("server", opts.data)
 	if err != nil {
-		return fault.New(fault.Conflict, "another slipway server uses %s: %w", opts.data, err)
+		return err
 	}
 	defer unlock()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.listen)
 	if err != nil {
-		return fault.New(fault.Conflict, "cannot listen on %s: %w; choose another address by --listen", opts.listen, err)
+		return fault.New(fault.Conflict, "cannot listen on %s: %s; choose another address by --listen", opts.listen, fault.Cause(err))
 	}
 	defer listener.Close()
 	inside := "http://" + listener.Addr().String()
+	if opts.timeout <= 0 {
+		return fault.New(fault.Invalid, "--timeout is more than 0, not %s", opts.timeout)
+	}
+	opts.runner.server = inside
+	if !opts.noRunner {
+		if err := opts.runner.check(); err != nil { // its runner would end at once, again and again
+			return err
+		}
+	}
 	if opts.url == "" {
 		opts.url = inside
 	}
@@ -187,7 +193,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	group.Go(func() error { runs.Run(ctx); return nil })
 	group.Go(func() error { sweep(ctx, images, log); return nil })
 	if !opts.noRunner {
-		opts.runner.server, opts.runner.data = inside, filepath.Join(opts.data, "runner")
+		opts.runner.data = filepath.Join(opts.data, "runner")
 		opts.runner.tokenFile = filepath.Join(opts.data, "runner-token")
 		group.Go(func() error { return superviseRunner(ctx, opts.runner, log) })
 	}

@@ -30,7 +30,7 @@ func newTokenCreateCommand(c *connection) *cobra.Command {
 				return err
 			}
 			wish := api.NewToken{Name: args[0], Scopes: scopes}
-			if life > 0 {
+			if cmd.Flags().Changed("expires-in") {
 				wish.Expires = time.Now().Add(life)
 			}
 			made, err := at.CreateToken(cmd.Context(), wish)

@@ -2,12 +2,15 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"slipway/internal/ci"
+	"slipway/internal/fault"
+	"slipway/internal/store"
 )
 
 // NewToken is the body that makes a token.
@@ -34,6 +37,9 @@ func (s *server) registerTokens(api huma.API) {
 		if err := s.admin(ctx); err != nil {
 			return MadeToken{}, err
 		}
+		if expires := in.Body.Expires; !expires.IsZero() && expires.Before(time.Now()) {
+			return MadeToken{}, fault.New(fault.Invalid, "the token would have expired already, on %s", expires.Format(time.DateTime))
+		}
 		text, token, err := s.Auth.Create(ctx, in.Body.Name, in.Body.Scopes, in.Body.Expires)
 		return MadeToken{token, text}, err
 	})
@@ -44,6 +50,10 @@ func (s *server) registerTokens(api huma.API) {
 		if err := s.admin(ctx); err != nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, s.Store.DeleteToken(ctx, in.ID)
+		err := s.Store.DeleteToken(ctx, in.ID)
+		if errors.Is(err, store.ErrNotFound) {
+			err = fault.New(fault.NotFound, "there is no token %d; slipway token list shows those that there are", in.ID)
+		}
+		return struct{}{}, err
 	})
 }

@@ -120,7 +120,7 @@ func (a *Authority) Find(ctx context.Context, token string) (Principal, error) {
 	}
 	found, err := a.Tokens.FindToken(ctx, Hash(token))
 	if errors.Is(err, store.ErrNotFound) {
-		return Principal{}, fault.New(fault.Unauthorized, "the token is not known here; make one by: slipway token create NAME")
+		return Principal{}, fault.New(fault.Unauthorized, "the token is not known here; make one by: slipway token create NAME --scope SCOPE")
 	}
 	if err != nil {
 		return Principal{}, err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -71,6 +72,9 @@ func (e *PullError) Error() string {
 	return fmt.Sprintf("pull image %s from %s: %v", e.Ref, e.Host, e.Err)
 }
 
+// Reason says in a few words why a registry is unreachable: connection refused.
+func (e *PullError) Reason() string { return networkReason(e.Err) }
+
 // Unwrap returns the cause.
 func (e *PullError) Unwrap() error { return e.Err }
 
@@ -90,6 +94,9 @@ func NewPullError(ref string, err error, auths []engine.Auth) *PullError {
 	}
 	return e
 }
+
+// serverError finds the status in what crossed BuildKit's own API.
+var serverError = regexp.MustCompile(`unexpected status from [A-Z]+ request to \S+: (5\d\d [A-Za-z ]+)`)
 
 func classify(err error) PullErrorKind {
 	var status remoteerrors.ErrUnexpectedStatus
@@ -121,6 +128,7 @@ func classify(err error) PullErrorKind {
 		{"failed to find supported auth scheme", Unauthorized},
 		{"no basic auth credentials", Unauthorized},
 		{"authorization failed", Unauthorized},
+		{"unauthorized: ", Unauthorized}, // the code of the registry protocol, before the registry's own words
 		{"401 Unauthorized", Unauthorized},
 		{"403 Forbidden", Unauthorized},
 		{"insufficient_scope", Unauthorized},
@@ -136,6 +144,9 @@ func classify(err error) PullErrorKind {
 		if strings.Contains(text, known.says) {
 			return known.kind
 		}
+	}
+	if serverError.MatchString(text) {
+		return Unreachable
 	}
 	switch {
 	case networkError(err):
@@ -159,9 +170,15 @@ func networkReason(err error) string {
 		return "it answered " + status.Status
 	}
 	text := err.Error()
+	if m := serverError.FindStringSubmatch(text); m != nil {
+		return "it answered " + strings.TrimSpace(m[1])
+	}
+	if strings.Contains(text, "certificate") {
+		return "its certificate is not trusted here"
+	}
 	for _, known := range []string{
 		"no such host", "connection refused", "connection reset", "no route to host", "network is unreachable",
-		"server gave HTTP response to HTTPS client", "certificate",
+		"server gave HTTP response to HTTPS client",
 	} {
 		if strings.Contains(text, known) {
 			return known
@@ -193,11 +210,15 @@ func retry[T any](ctx context.Context, try func() (T, error)) (T, error) {
 	return try()
 }
 
-// worthRetry is false where the answer will be the same: a name that does not resolve, a missing image.
+// worthRetry is false where the answer will be the same: a name that does not resolve, a missing image, silence.
 func worthRetry(err error) bool {
 	var dns *net.DNSError
 	if errors.As(err, &dns) && dns.IsNotFound {
 		return false
+	}
+	var netErr net.Error
+	if errors.As(err, &netErr) && netErr.Timeout() {
+		return false // it took its time already
 	}
 	var lost cache.NeedsRemoteProviderError // another pull's layer was pruned in between
 	return classify(err) == Unreachable || errors.As(err, &lost)

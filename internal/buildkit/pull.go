@@ -113,7 +113,7 @@ func (d *Daemon) pull(ctx context.Context, named reference.Named, opts PullOptio
 	progress.printf("Pulling %s\n", reference.FamiliarString(named))
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: d.registries.withLogins(opts.Auths)})
 	h, err := retry(ctx, func() (*held, error) {
-		_, desc, err := resolver.Resolve(ctx, named.String())
+		desc, err := resolve(ctx, resolver, named.String())
 		if err != nil {
 			return nil, err
 		}
@@ -127,6 +127,16 @@ func (d *Daemon) pull(ctx context.Context, named reference.Named, opts PullOptio
 	}
 	progress.done(h.digest)
 	return d.image(named, h, own)
+}
+
+// resolveTime bounds how long a registry, or its mirrors, may take to say what a reference is.
+const resolveTime = 30 * time.Second
+
+func resolve(ctx context.Context, resolver remotes.Resolver, ref string) (ocispec.Descriptor, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTime)
+	defer cancel()
+	_, desc, err := resolver.Resolve(ctx, ref)
+	return desc, err
 }
 
 // image gives h a name, which is recorded. If that fails the pull has: the machine's disk is full or broken.

@@ -43,7 +43,7 @@ func newRegistries(mirrors map[string][]Mirror, insecure []string) (*registries,
 		MaxIdleConnsPerHost:   8,
 		IdleConnTimeout:       time.Minute,
 		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: time.Minute,
+		ResponseHeaderTimeout: resolveTime,
 	}
 	r := &registries{
 		client:   &http.Client{Transport: transport},

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -101,11 +102,27 @@ func (c *Client) Log(ctx context.Context, repo string, number int64, job, step i
 		return 0, err
 	}
 	defer resp.Body.Close()
-	n, err := io.Copy(w, resp.Body)
-	if err != nil {
-		return n, fault.New(fault.Unavailable, "the server broke the log off: %w", err)
+	from := &source{r: resp.Body}
+	n, err := io.Copy(w, from)
+	if from.err != nil {
+		return n, &fault.Error{Code: fault.Unavailable, Message: fmt.Sprintf("the server broke the log off (%s)", fault.Cause(err)), Err: err}
 	}
-	return n, nil
+	return n, err
+}
+
+// source remembers whether reading failed, which tells a broken connection from a broken destination.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements [io.Reader].
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
 }
 
 // Secrets lists the names of a repo's secrets.
@@ -160,7 +177,7 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return nil
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fault.New(fault.Unavailable, "%s gives an answer that is not Slipway's: %w", c.URL, err)
+		return &fault.Error{Code: fault.Unavailable, Message: fmt.Sprintf("what answers at %s is no Slipway server of this version; check the address", c.URL), Err: err}
 	}
 	return nil
 }
@@ -169,7 +186,7 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+path, body)
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "the server's URL %q cannot be used: %w", c.URL, err)
+		return nil, &fault.Error{Code: fault.Invalid, Message: fmt.Sprintf("%q is not the root of a server, such as https://slipway.example.com", c.URL), Err: err}
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -183,7 +200,10 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader) 
 	}
 	resp, err := httpClient.Do(req)
 	if err != nil {
-		return nil, fault.New(fault.Unavailable, "no Slipway server answers at %s: %w", c.URL, err)
+		return nil, &fault.Error{
+			Code: fault.Unavailable, Err: err,
+			Message: fmt.Sprintf("no Slipway server answers at %s (%s); check the address, and that slipway server runs there", c.URL, fault.Cause(err)),
+		}
 	}
 	if resp.StatusCode < 300 {
 		return resp, nil
@@ -203,11 +223,15 @@ func problem(resp *http.Response) error {
 	}
 	code := fault.FromHTTPStatus(resp.StatusCode)
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&p); err != nil || p.Detail == "" {
-		return fault.New(code, "the server answers %s", resp.Status)
+		return fault.New(code, "the server answers %s to %s; check the address of the server and the name of the repo", resp.Status, resp.Request.URL.Path)
 	}
-	sentence := p.Detail
+	if len(p.Errors) == 0 {
+		return fault.New(code, "%s", p.Detail)
+	}
+	// The request does not have the shape that the API describes.
+	var wrong []string
 	for _, e := range p.Errors {
-		sentence += "; " + strings.TrimPrefix(e.Location, "body.") + ": " + e.Message
+		wrong = append(wrong, fmt.Sprintf("%s: %s", strings.TrimPrefix(e.Location, "body."), e.Message))
 	}
-	return fault.New(code, "%s", sentence)
+	return fault.New(fault.Invalid, "the server does not take this: %s", strings.Join(wrong, "; "))
 }

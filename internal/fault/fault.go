@@ -87,6 +87,19 @@ func New(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: err.Error(), Err: errors.Unwrap(err)}
 }
 
+// Cause returns the innermost cause of err in its own words: "connection refused" of a chain that also tells the
+// request, the network and the address. The sentence around it says those in the user's words.
+func Cause(err error) string {
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return "no answer in time"
+	}
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err.Error()
+}
+
 // Of returns the fault in err's chain. An error without one becomes an Internal fault with a sentence that says nothing
 // of its inside; a nil error gives nil.
 func Of(err error) *Error {

@@ -53,6 +53,9 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	}
 	if own, ok := at.(repository); ok {
 		if _, err := f.Store.FindRepo(ctx, wish.Name); errors.Is(err, store.ErrNotFound) {
+			if err := own.CheckName(wish.Name); err != nil {
+				return ci.Repo{}, fault.New(fault.Invalid, "%w", err)
+			}
 			if err := own.Create(ctx, wish.Name); err != nil {
 				return ci.Repo{}, fault.New(fault.Conflict, "%w", err)
 			}
@@ -143,6 +146,8 @@ func (f *Flow) deleteLogs(ctx context.Context, repo string) error {
 
 // repository is what the own git endpoint can do beyond being a forge.
 type repository interface {
+	// CheckName says what is wrong with a name.
+	CheckName(name string) error
 	// Create makes an empty repository; of one that is there it returns an error.
 	Create(ctx context.Context, name string) error
 	Remove(ctx context.Context, name string) error
@@ -183,11 +188,14 @@ func (f *Flow) DeleteSecret(ctx context.Context, repo, name string) error {
 	return err
 }
 
+// errForged is the answer to all webhooks that prove nothing, whether their repo exists or not.
+var errForged = fault.New(fault.Unauthorized, "the webhook's signature is wrong; its secret must be the one that slipway repo add gave the forge")
+
 // Hook takes a webhook of a repo's forge. It returns the run that it started, or the reason why there is none.
 func (f *Flow) Hook(ctx context.Context, repo string, d Delivery) (run ci.Run, reason string, err error) {
 	found, err := f.Store.FindRepo(ctx, repo)
 	if errors.Is(err, store.ErrNotFound) {
-		return ci.Run{}, "", fault.New(fault.Unauthorized, "the webhook's signature is wrong") // strangers do not learn which repos there are
+		return ci.Run{}, "", errForged // strangers do not learn which repos there are
 	}
 	if err != nil {
 		return ci.Run{}, "", err
@@ -198,8 +206,8 @@ func (f *Flow) Hook(ctx context.Context, repo string, d Delivery) (run ci.Run, r
 	}
 	event, reason, err := at.Hook(ctx, known, d.Header, d.Body)
 	switch {
-	case errors.Is(err, forge.ErrForged):
-		return ci.Run{}, "", fault.New(fault.Unauthorized, "the webhook's signature is wrong")
+	case errors.Is(err, forge.ErrForged), errors.Is(err, forge.ErrDenied):
+		return ci.Run{}, "", errForged
 	case err != nil:
 		return ci.Run{}, "", fault.New(fault.Invalid, "%w", err)
 	case reason != "":

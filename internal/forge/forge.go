@@ -26,7 +26,7 @@ type Forge interface {
 	Hook(ctx context.Context, repo Repo, header http.Header, body []byte) (event ci.Event, reason string, err error)
 
 	// File returns the file at a commit, of at most [MaxFile] bytes. commit is a full hash, path is relative to the
-	// repo's root. It returns [ErrNotFound] if the commit has no such file.
+	// repo's root. It returns [ErrNotFound] if the commit has no such file, and [ErrTooLarge] if it is larger.
 	File(ctx context.Context, repo Repo, commit, path string) ([]byte, error)
 
 	// Report writes a commit status. A later one with the same commit and context takes its place.
@@ -38,6 +38,7 @@ var (
 	ErrNotFound = errors.New("not found")
 	ErrDenied   = errors.New("not allowed")
 	ErrForged   = errors.New("the webhook's signature is wrong")
+	ErrTooLarge = errors.New("too large")
 )
 
 // Bounds of what is taken from a forge, in bytes.

@@ -102,7 +102,7 @@ func pushText(ref string, err error, req *Request) string {
 		}
 		return fmt.Sprintf("the registry %s refuses the push of %s without a login; give username and password", p.Host, ref)
 	case buildkit.Unreachable:
-		return fmt.Sprintf("the registry %s cannot be reached to push %s; check its name and this machine's network", p.Host, ref)
+		return fmt.Sprintf("the registry %s cannot be reached to push %s (%s); check its name and this machine's network", p.Host, ref, p.Reason())
 	}
 	return fmt.Sprintf("push %s: %s", ref, shorten(strings.Join(strings.Fields(err.Error()), " "), 400))
 }

@@ -138,23 +138,23 @@ func post[Out any](ctx context.Context, c *Client, path string, message any) (ou
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.URL, "/")+path, bytes.NewReader(body))
 	if err != nil {
-		return out, fault.New(fault.Invalid, "the server's URL %q cannot be used: %w", c.URL, err)
+		return out, &fault.Error{Code: fault.Invalid, Message: fmt.Sprintf("%q is not the root of a server, such as https://slipway.example.com", c.URL), Err: err}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+c.Token)
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
-		return out, fault.New(fault.Unavailable, "the server %s does not answer: %w", c.URL, err)
+		return out, &fault.Error{Code: fault.Unavailable, Message: fmt.Sprintf("the server %s does not answer (%s)", c.URL, fault.Cause(err)), Err: err}
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody))
 	if err != nil {
-		return out, fault.New(fault.Unavailable, "the server %s broke off its answer: %w", c.URL, err)
+		return out, &fault.Error{Code: fault.Unavailable, Message: fmt.Sprintf("the server %s broke off its answer (%s)", c.URL, fault.Cause(err)), Err: err}
 	}
 	switch {
 	case resp.StatusCode == http.StatusOK:
 		if err := json.Unmarshal(data, &out); err != nil {
-			return out, fault.New(fault.Unavailable, "the server %s gave an answer that is not the runner protocol's: %w", c.URL, err)
+			return out, &fault.Error{Code: fault.Unavailable, Message: fmt.Sprintf("what answers at %s is no Slipway server of this version; check the address", c.URL), Err: err}
 		}
 		return out, nil
 	case resp.StatusCode == http.StatusGone:
@@ -162,5 +162,5 @@ func post[Out any](ctx context.Context, c *Client, path string, message any) (ou
 	case resp.StatusCode >= 500:
 		return out, fault.New(fault.Unavailable, "the server %s answers %s: %s", c.URL, resp.Status, bytes.TrimSpace(data))
 	}
-	return out, fault.New(fault.FromHTTPStatus(resp.StatusCode), "the server %s answers %s: %s", c.URL, resp.Status, bytes.TrimSpace(data))
+	return out, fault.New(fault.FromHTTPStatus(resp.StatusCode), "the server %s refuses: %s", c.URL, bytes.TrimSpace(data))
 }

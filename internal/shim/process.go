@@ -119,6 +119,9 @@ func lookUp(c Command) (string, error) {
 			path = filepath.Join(c.Dir, path)
 		}
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			if name == "/bin/sh" { // what commands are run by
+				return "", errors.New("/bin/sh: no such file; commands need an image with a shell, so use another image, or no commands and its own entrypoint")
+			}
 			return "", fmt.Errorf("%s: no such file", name)
 		}
 		return path, nil

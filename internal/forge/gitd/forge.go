@@ -60,7 +60,7 @@ func (s *Server) File(ctx context.Context, repo forge.Repo, commit, path string)
 	case file.kind != "blob":
 		return nil, fmt.Errorf("%s has no file %s at %.10s: %w", repo.Name, path, commit, forge.ErrNotFound)
 	case file.size > forge.MaxFile:
-		return nil, fmt.Errorf("%s of %s at %.10s is larger than %d KiB", path, repo.Name, commit, forge.MaxFile>>10)
+		return nil, fmt.Errorf("%s of %s at %.10s has more than %d KiB: %w", path, repo.Name, commit, forge.MaxFile>>10, forge.ErrTooLarge)
 	default:
 		return file.content, nil
 	}

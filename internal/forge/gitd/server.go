@@ -199,6 +199,9 @@ const temporary = ".tmp-"
 // namePattern is what owner and repository names look like: what is safe as a folder, in a URL and in an image's name.
 var namePattern = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$`)
 
+// CheckName is the function [CheckName], for callers that hold only a forge.
+func (s *Server) CheckName(name string) error { return CheckName(name) }
+
 // CheckName returns an error that says what is wrong with a repo's name, which must be owner/name.
 func CheckName(name string) error {
 	owner, base, ok := strings.Cut(name, "/")

@@ -209,7 +209,7 @@ func (f *Forge) File(ctx context.Context, repo forge.Repo, commit, path string) 
 		return nil, c.failed(doing, "read:repository", nil, err)
 	}
 	if len(content) > forge.MaxFile {
-		return nil, fmt.Errorf("%s of %s at %.10s is larger than %d KiB", path, repo.Name, commit, forge.MaxFile>>10)
+		return nil, fmt.Errorf("%s of %s at %.10s has more than %d KiB: %w", path, repo.Name, commit, forge.MaxFile>>10, forge.ErrTooLarge)
 	}
 	return content, nil
 }

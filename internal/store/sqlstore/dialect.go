@@ -175,11 +175,14 @@ func (d dialect) spell(query string) string {
 
 // explain puts an error of the driver into one sentence that names the database. The error stays in the chain.
 func (db *DB) explain(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	if text := db.dialect.explain(err); text != "" {
+	if text := db.dialect.explain(err); text != "" { // a server that does not answer in time, too
 		return sentence{db.where + ": " + text, err}
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
 	return fmt.Errorf("%s: %w", db.where, err)
 }

@@ -94,6 +94,9 @@ func openPostgres(address string) (*DB, error) {
 
 func openSQLite(address string) (*DB, error) {
 	path, synchronous := address, "normal"
+	if scheme, _, ok := strings.Cut(address, "://"); ok && scheme != "sqlite" {
+		return nil, fmt.Errorf("there is no database of the kind %.20q; give postgres://user:password@host/database, or the path of an SQLite file", scheme)
+	}
 	if rest, ok := strings.CutPrefix(address, "sqlite://"); ok {
 		var query string
 		path, query, _ = strings.Cut(rest, "?")
