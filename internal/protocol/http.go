@@ -84,6 +84,9 @@ func writeError(w http.ResponseWriter, err error) {
 		http.Error(w, err.Error(), http.StatusGone)
 		return
 	}
+	if errors.Is(err, context.Canceled) {
+		return // the runner went away; nobody reads an answer
+	}
 	found := fault.Of(err)
 	if found.Code == fault.Internal {
 		slog.Error("runner protocol", "error", err)
