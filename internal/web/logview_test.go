@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -75,7 +76,7 @@ func TestLogViewBounds(t *testing.T) {
 
 	v = logView{from: 3}
 	n, err := fmt.Fprint(&v, strings.Repeat("x\n", windowLines+9))
-	if err != errWindowFull {
+	if !errors.Is(err, errWindowFull) {
 		t.Errorf("%d, %v", n, err)
 	}
 	if first, last := v.bounds(); first != 3 || last != windowLines+3 {
