@@ -77,9 +77,9 @@ func (b *browser) wait(expression string) {
 	b.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); !eval[bool](b, "!!("+expression+")"); <-tick.C {
+	for deadline := time.Now().Add(30 * time.Second); !eval[bool](b, "!!("+expression+")"); <-tick.C {
 		if time.Now().After(deadline) {
-			b.t.Fatalf("%s never came true; the page is\n%s", expression, eval[string](b, "location.href+document.body.innerText"))
+			b.t.Fatalf("%s never came true; the page is\n%s", expression, eval[string](b, "location.href+document.body.innerText.slice(0, 2000)"))
 		}
 	}
 }
@@ -121,7 +121,7 @@ func TestBrowserFollowsRun(t *testing.T) {
 	j.end(1, ci.Success, 0)
 	j.start(2)
 	j.log(2, "the race\n")
-	b.wait(`document.querySelector("#log-name").textContent.includes("race") && log.textContent == "1the race\n" && document.querySelector("#jobs [aria-current] .name").textContent == "race"`)
+	b.wait(`document.querySelector("#log-name").textContent.includes("race") && log.textContent == "1the race" && document.querySelector("#jobs [aria-current] .name").textContent == "race"`)
 	j.end(2, ci.Success, 0)
 	j.finish(ci.Success)
 	j = s.claim()
@@ -167,7 +167,7 @@ func TestBrowserScroll(t *testing.T) {
 	j.end(2, ci.Success, 0)
 	j.finish(ci.Success)
 	b.do(chromedp.Navigate(s.url + "/ada/engine/runs/1/1/1#L7"))
-	b.wait(`document.querySelector("#L7:target") && log.scrollTop < 100`)
+	b.wait(`document.querySelector("#L7:target")?.getBoundingClientRect().top >= log.getBoundingClientRect().top && log.scrollTop < 200`)
 }
 
 // A flood of lines does not grow the page without bound, and a link to a line beyond it is found.

@@ -141,9 +141,11 @@ func (v *logView) newline() {
 	v.lines = append(v.lines, done)
 	v.bytes += done.cost()
 	for v.from == 0 && v.full() && len(v.lines) > 1 {
-		v.bytes -= v.lines[0].cost()
+		oldest := v.lines[0]
+		v.bytes -= oldest.cost()
 		v.lines[0] = logLine{}
 		v.lines = v.lines[1:]
+		v.line = logLine{text: oldest.text[:0], pieces: oldest.pieces[:0]} // its memory serves again
 	}
 }
 
@@ -388,11 +390,10 @@ func (l logLine) write(b *strings.Builder) {
 		writePiece(b, text[start:max(start, min(p.start, len(text)))], class)
 		start, class = min(p.start, len(text)), p.style.class()
 	}
-	b.WriteString("</code>")
 	if l.dropped > 0 {
-		b.WriteString(`<i>` + strconv.Itoa(l.dropped) + ` more bytes in the raw log</i>`)
+		b.WriteString(`<i>… ` + strconv.Itoa(l.dropped) + ` more bytes in the raw log</i>`)
 	}
-	b.WriteString("</div>\n")
+	b.WriteString("</code></div>\n")
 }
 
 func writePiece(b *strings.Builder, text []byte, class string) {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -69,13 +70,13 @@ func TestLogViewBounds(t *testing.T) {
 
 	v = logView{}
 	fmt.Fprint(&v, strings.Repeat("ü", lineBytes), "\nnext\n")
-	if got := v.window(0); !strings.Contains(got, fmt.Sprintf("<i>%d more bytes", lineBytes)) || strings.Contains(got, "\uFFFD") || len(got) > lineBytes+300 {
+	if got := v.window(0); !strings.Contains(got, fmt.Sprintf("<i>… %d more bytes", lineBytes)) || strings.Contains(got, "\uFFFD") || len(got) > lineBytes+300 {
 		t.Errorf("a long line is shown in %d bytes: ...%s", len(got), got[max(0, len(got)-200):])
 	}
 
 	v = logView{from: 3}
 	n, err := fmt.Fprint(&v, strings.Repeat("x\n", windowLines+9))
-	if err != errWindowFull {
+	if !errors.Is(err, errWindowFull) {
 		t.Errorf("%d, %v", n, err)
 	}
 	if first, last := v.bounds(); first != 3 || last != windowLines+3 {
@@ -95,7 +96,7 @@ func TestLogViewBounds(t *testing.T) {
 func FuzzLogView(f *testing.F) {
 	f.Add([]byte("a\x1b[31mred\x1b[0mb\r\n<b>\x1b]8;;x\x1b\\y"), 3)
 	f.Add([]byte("10%\r20%\x1b[K\x1b[38;5;200mx\xc3\xbc\xe2\x80\xae"), 1)
-	line := regexp.MustCompile(`^<div id="L\d+"><a href="#L\d+">\d+</a><code>((<span class="[a-z0-9 ]+">[^<>"]*</span>|[^<>"])*)</code>(<i>\d+ more bytes in the raw log</i>)?</div>$`)
+	line := regexp.MustCompile(`^<div id="L\d+"><a href="#L\d+">\d+</a><code>((<span class="[a-z0-9 ]+">[^<>"]*</span>|[^<>"])*)(<i>… \d+ more bytes in the raw log</i>)?</code></div>$`)
 	f.Fuzz(func(t *testing.T, log []byte, cut int) {
 		var whole, pieces logView
 		if _, err := whole.Write(log); err != nil {

@@ -159,7 +159,7 @@ type job struct {
 
 func (s *site) claim() *job {
 	s.t.Helper()
-	a, err := s.flow.Claim(s.t.Context(), protocol.Claim{Runner: "test", OS: "linux", Arch: "amd64"})
+	a, err := s.flow.Claim(s.t.Context(), protocol.Claim{Runner: "test", OS: "linux", Arch: "amd64", Lease: rand.Text()})
 	check(s.t, err)
 	if a == nil {
 		s.t.Fatal("there is no job to claim")

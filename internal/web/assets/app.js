@@ -90,7 +90,7 @@ function watchScroll() {
   const now = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   if (now === atEnd) return;
   atEnd = now;
-  follow.hidden = atEnd || ended;
+  follow.hidden = atEnd || ended || !live || !log.dataset.follows;
   // Who reads an earlier part keeps this step, also when the run goes on to the next.
   if (!atEnd && auto) pin();
 }
@@ -120,6 +120,9 @@ function connect() {
   source.addEventListener("reset", (e) => {
     if (!log) return;
     log.dataset.at = e.data;
+    log.dataset.follows = 1;
+    follow.hidden = true;
+    atEnd = true;
     log.replaceChildren();
     $("earlier").hidden = true;
     $("earlier").querySelector("a").href = location.pathname + "/" + e.data.replace(".", "/") + "?line=1";
