@@ -1,0 +1,143 @@
+package e2e_test
+
+import (
+	"strings"
+	"testing"
+
+	sdk "code.gitea.io/sdk/gitea"
+
+	"slipway/internal/api"
+	"slipway/internal/ci"
+	"slipway/internal/forge/gitea/giteatest"
+)
+
+// A real Gitea: its webhook starts runs, and its commits show how they end. A fork's pull request gets no secret.
+func TestGitea(t *testing.T) {
+	for _, engine := range []string{"oci", "host"} {
+		t.Run(engine, func(t *testing.T) { testGitea(t, engine) })
+	}
+}
+
+func testGitea(t *testing.T, engine string) {
+	s := start(t, engine)
+	s.seed()
+	forge := giteatest.New(t, giteatest.Options{})
+	ada, eve := forge.NewUser(t, "ada"), forge.NewUser(t, "eve")
+	forge.NewRepo(t, ada, "engine", false)
+	if _, err := s.api.AddRepo(t.Context(), api.NewRepo{
+		Name: "ada/engine", Forge: "gitea", ForgeURL: forge.URL, Token: ada.Token, Trusted: engine == "host",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.api.PutSecret(t.Context(), "ada/engine", "password", api.SecretValue{Value: "correct-horse", PullRequests: true}); err != nil {
+		t.Fatal(err)
+	}
+
+	work := forge.Work(t, ada, "ada/engine")
+	good := work.Commit("Use a secret", map[string]string{".drone.yml": `
+kind: pipeline
+type: docker
+name: test
+steps:
+- name: uses
+  image: busybox
+  environment: {PASSWORD: {from_secret: password}}
+  commands:
+  - test -e .drone.yml
+  - echo "the password has $${#PASSWORD} letters"
+`})
+	work.Push("main")
+	run := s.awaitRun("ada/engine", 1)
+	s.wantRun(run, ci.Success, "")
+	if log := s.log(run, 1, 2); !strings.Contains(log, "the password has 13 letters\n") {
+		t.Errorf("the log is %q", log)
+	}
+	s.awaitStatus(forge, good, "slipway/push", sdk.StatusSuccess, "run 1 succeeded")
+
+	// The same people's pull request gets the secret, a stranger's fork does not.
+	work.Git("checkout", "-q", "-b", "topic")
+	work.Commit("Grind", map[string]string{"cog": "round"})
+	work.Push("topic")
+	s.wantRun(s.awaitRun("ada/engine", 2), ci.Success, "")
+	openPull(t, forge, ada, "topic")
+	run = s.awaitRun("ada/engine", 3)
+	s.wantRun(run, ci.Success, "")
+	if log := s.log(run, 1, 2); run.Event.Kind != ci.PullRequest || !strings.Contains(log, "the password has 13 letters\n") {
+		t.Errorf("the run of %s logs %q", run.Event.Kind, log)
+	}
+
+	if engine == "oci" { // a fork is never trusted, and the engine host runs nothing else
+		if _, _, err := forge.Client(t, eve).CreateFork("ada", "engine", sdk.CreateForkOption{}); err != nil {
+			t.Fatal(err)
+		}
+		theirs := forge.Work(t, eve, "eve/engine")
+		theirs.Git("checkout", "-q", "-b", "greedy")
+		greedy := theirs.Commit("Want more", map[string]string{"cog": "square"})
+		theirs.Push("greedy")
+		openPull(t, forge, eve, "eve:greedy")
+		run = s.awaitRun("ada/engine", 4)
+		s.wantRun(run, ci.Success, "")
+		if log := s.log(run, 1, 2); !run.Event.FromFork() || !strings.Contains(log, "the password has 0 letters\n") ||
+			!strings.Contains(log, `slipway: secret "password" is not given to pull requests; PASSWORD is not set`) {
+			t.Errorf("the fork's run (%t) logs %q", run.Event.FromFork(), log)
+		}
+		s.awaitStatus(forge, greedy, "slipway/pull_request", sdk.StatusSuccess, "succeeded")
+	}
+
+	work.Git("checkout", "-q", "main")
+	bad := work.Commit("Break", map[string]string{".drone.yml": `
+kind: pipeline
+type: docker
+name: test
+steps:
+- name: breaks
+  image: busybox
+  commands: [echo the reason, exit 7]
+`})
+	work.Push("main")
+	number := map[string]int64{"oci": 5, "host": 4}[engine]
+	run = s.awaitRun("ada/engine", number)
+	s.wantRun(run, ci.Failure, `step "breaks" ended with exit code 7`)
+	if log := s.log(run, 1, 2); !strings.Contains(log, "the reason\n") {
+		t.Errorf("the log is %q", log)
+	}
+	s.awaitStatus(forge, bad, "slipway/push", sdk.StatusFailure, `step "breaks" ended with exit code 7`)
+}
+
+func openPull(t *testing.T, forge *giteatest.Server, by giteatest.User, head string) {
+	t.Helper()
+	if _, _, err := forge.Client(t, by).CreatePullRequest("ada", "engine", sdk.CreatePullRequestOption{
+		Head: head, Base: "main", Title: "Grind more cogs",
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitRun waits until there is a run of that number, and for its end.
+func (s *instance) awaitRun(repo string, number int64) ci.Run {
+	s.Helper()
+	s.await("a webhook starts a run", func() bool {
+		runs, err := s.api.Runs(s.Context(), repo, 0, 1)
+		if err != nil {
+			s.Fatal(err)
+		}
+		return len(runs) > 0 && runs[0].Number >= number
+	})
+	return s.done(repo, number)
+}
+
+// awaitStatus waits until the newest status of a commit is as wanted.
+func (s *instance) awaitStatus(forge *giteatest.Server, commit, context string, state sdk.StatusState, description string) {
+	s.Helper()
+	s.await("commit status "+string(state), func() bool {
+		for _, status := range forge.Statuses(s, "ada/engine", commit) {
+			if status.Context == context && status.State == state {
+				if !strings.Contains(status.Description, description) {
+					s.Errorf("the status says %q, want %q", status.Description, description)
+				}
+				return true
+			}
+		}
+		return false
+	})
+}
