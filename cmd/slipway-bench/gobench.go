@@ -26,7 +26,7 @@ func (b *bench) goBench(ctx context.Context, pkg, pattern, benchtime string, cou
 	cmd := exec.CommandContext(ctx, program, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+benchtime, "-test.count="+strconv.Itoa(count), "-test.timeout=10m")
 	var stderr bytes.Buffer
 	cmd.Dir, cmd.Stderr = pkg, &stderr
-	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_ALL=1", "TMPDIR="+b.dir)
+	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_ALL=1")
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("benchmark %s of %s: %w\n%s%s", pattern, pkg, err, out, stderr.Bytes())

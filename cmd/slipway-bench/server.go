@@ -31,8 +31,11 @@ import (
 	"slipway/internal/client"
 )
 
-// poll is how often a condition is looked at: often enough to not show in what is measured.
-const poll = 2 * time.Millisecond
+// How often a condition is looked at: often where the moment is measured, seldom where looking would disturb what is.
+const (
+	often  = 2 * time.Millisecond
+	seldom = 200 * time.Millisecond
+)
 
 // server is a real Slipway server with its own runner and the oci engine.
 type server struct {
@@ -58,7 +61,7 @@ func (b *bench) startServer(data string) (*server, error) {
 	}
 	defer logFile.Close()
 	s := &server{Client: &client.Client{URL: "http://" + address}, data: data, ended: make(chan error, 1)}
-	s.cmd = exec.CommandContext(context.Background(), filepath.Join(b.bin, "slipway"), "server", "--data", data, "--listen", address, "--runc", b.runc)
+	s.cmd = exec.CommandContext(context.Background(), b.slipway, "server", "--data", data, "--listen", address, "--runc", b.runc)
 	s.cmd.Stdout, s.cmd.Stderr = logFile, logFile
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the bench, which stops things in order
 	if err := s.cmd.Start(); err != nil {
@@ -68,8 +71,8 @@ func (b *bench) startServer(data string) (*server, error) {
 	return s, nil
 }
 
-// await waits until condition holds, the server ends or ctx is done.
-func (s *server) await(ctx context.Context, what string, condition func() bool) error {
+// await looks every poll until condition holds, the server ends or ctx is done.
+func (s *server) await(ctx context.Context, what string, poll time.Duration, condition func() bool) error {
 	for !condition() {
 		select {
 		case err := <-s.ended:
@@ -85,7 +88,7 @@ func (s *server) await(ctx context.Context, what string, condition func() bool) 
 
 // answers waits until the server answers, and takes the admin's token then.
 func (s *server) answers(ctx context.Context) error {
-	if err := s.await(ctx, "it answered", func() bool {
+	if err := s.await(ctx, "it answered", often, func() bool {
 		resp, err := http.Get(s.URL + "/healthz") //nolint:noctx // await is what bounds it
 		if err != nil {
 			return false
@@ -255,7 +258,7 @@ func (r *repo) finish(ctx context.Context, number int64) (run ci.Run, err error)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	var failed error
-	err = r.await(ctx, fmt.Sprintf("run %d ended", number), func() bool {
+	err = r.await(ctx, fmt.Sprintf("run %d ended", number), seldom, func() bool {
 		run, failed = r.Run(ctx, r.name, number)
 		return failed != nil || run.Status.Done()
 	})

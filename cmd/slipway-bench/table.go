@@ -66,9 +66,8 @@ type table struct {
 
 func (t *table) add(r row) { t.rows = append(t.rows, r) }
 
-// compare adds a row that is judged by its ratio to a peer's median.
-func (t *table) compare(what string, ours samples, peer string, theirs samples, limit float64) {
-	ratio := float64(ours.p50()) / float64(theirs.p50())
+// compare adds a row that is judged by its ratio to a peer, unless limit is 0.
+func (t *table) compare(what string, ours samples, peer string, theirs samples, ratio, limit float64) {
 	r := row{what: what, measured: ours.String(), peer: peer + " " + theirs.String(), ratio: fmt.Sprintf("%.2f", ratio)}
 	if limit > 0 {
 		r.target, r.met = fmt.Sprintf("ratio ≤ %.2f", limit), ratio <= limit
@@ -76,7 +75,7 @@ func (t *table) compare(what string, ours samples, peer string, theirs samples, 
 	t.add(r)
 }
 
-// limit adds a row that is judged by its median.
+// limit adds a row that is judged by its median, unless limit is 0.
 func (t *table) limit(what string, ours samples, limit time.Duration) {
 	r := row{what: what, measured: ours.String()}
 	if limit > 0 {
