@@ -184,6 +184,10 @@ func (d *Daemon) newController(ctx context.Context, opts Options) (*control.Cont
 	})
 }
 
+// collectDelay is how long the space of what was removed waits to be freed. Freeing it locks the database, and a removed
+// root filesystem is most often that of a step whose successor starts in this moment.
+const collectDelay = 5 * time.Second
+
 // keepHouse does what BuildKit does only around builds: it lets go of images that nobody uses any more, keeps the cache
 // in its bounds after pulls, and frees the space of what was removed. What fails is done by the next round.
 func (d *Daemon) keepHouse(ctx context.Context) {
@@ -199,6 +203,11 @@ func (d *Daemon) keepHouse(ctx context.Context) {
 				_, _ = d.prune(ctx, d.worker.GCPolicy()...)
 			}
 		case <-d.collect:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(collectDelay):
+			}
 			_ = d.worker.GarbageCollect(ctx)
 		}
 	}

@@ -74,6 +74,17 @@ func BenchmarkPull(b *testing.B) {
 			}
 		}
 	})
+	// As the steps of a job do: each one's is removed when the next one is wanted.
+	b.Run("rootfs-and-remove", func(b *testing.B) {
+		for n := 0; b.Loop(); n++ {
+			if _, err := d.Rootfs(b.Context(), img, fmt.Sprint("step", n)); err != nil {
+				b.Fatal(err)
+			}
+			if err := d.RemoveRootfs(b.Context(), fmt.Sprint("step", n)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 func BenchmarkBuild(b *testing.B) {
