@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"slipway/internal/ci"
@@ -198,9 +199,7 @@ func (r *Runner) resume(ctx context.Context, journal *journal) {
 		if env, err := r.opts.Engine.Setup(ctx, spec); err == nil {
 			r.close(ctx, env, spec.ID)
 		}
-		if err := journal.remove(); err != nil {
-			r.log.Error("remove a journal", "journal", journal.dir, "error", err)
-		}
+		r.remove(journal)
 		return
 	}
 	r.carry(ctx, a, journal)
@@ -233,14 +232,36 @@ func (r *Runner) carry(ctx context.Context, a *protocol.Assignment, journal *jou
 		return
 	}
 	if err != nil { // this machine cannot go on with the job; its disk is full, for example
-		outcome = protocol.Outcome{Status: ci.Error, Message: "the runner cannot go on: " + oneLine(err.Error()), Time: r.now()}
+		outcome = protocol.Outcome{Status: ci.Error, Message: r.cannot("go on", err), Time: r.now()}
 	}
 	if err := journal.finish(outcome); err != nil {
 		r.giveUp(ctx, a.Lease, err)
 		endBeside()
+		sending.Wait()
+		r.remove(journal)
+		return
 	}
 	sending.Wait()
+	if sent != nil && ctx.Err() == nil && worthRetry(sent) { // it is not the server's: the journal cannot be read
+		r.giveUp(ctx, a.Lease, sent)
+		r.remove(journal)
+		return
+	}
 	r.settle(ctx, journal, sent)
+}
+
+// cannot says why this machine cannot carry a job on.
+func (r *Runner) cannot(do string, err error) string {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Sprintf("the disk of the runner %s is full; free some space there and restart the run", r.opts.Name)
+	}
+	return fmt.Sprintf("the runner %s cannot %s: %s", r.opts.Name, do, oneLine(err.Error()))
+}
+
+func (r *Runner) remove(journal *journal) {
+	if err := journal.remove(); err != nil {
+		r.log.Error("remove a journal", "journal", journal.dir, "error", err)
+	}
 }
 
 // settle removes the journal when the server has all of it, or wants no more.
@@ -251,9 +272,7 @@ func (r *Runner) settle(ctx context.Context, journal *journal, sent error) {
 	if sent != nil {
 		r.log.Warn("the server does not take the rest of a job", "journal", journal.dir, "error", sent)
 	}
-	if err := journal.remove(); err != nil {
-		r.log.Error("remove a journal", "journal", journal.dir, "error", err)
-	}
+	r.remove(journal)
 }
 
 // walk sets the sandbox up, runs the job's steps in it, and removes it when the job is over.
@@ -272,7 +291,7 @@ func (r *Runner) walk(life, job context.Context, stop context.CancelCauseFunc, a
 		if life.Err() != nil {
 			return protocol.Outcome{}, errDetached
 		}
-		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: masker.Mask(oneLine("set up the sandbox: " + err.Error()))}, nil
+		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: masker.Mask(r.cannot("set up the sandbox", err))}, nil
 	}
 	w := &walk{runner: r, a: a, journal: journal, env: env, masker: masker, life: life, job: job, stop: stop}
 	outcome, err := w.run()
@@ -319,10 +338,10 @@ func (r *Runner) renew(ctx context.Context, lease string, stop context.CancelCau
 	}
 }
 
-// giveUp tells the server of a job that cannot even be recorded here.
+// giveUp tells the server of a job that cannot be recorded here.
 func (r *Runner) giveUp(ctx context.Context, lease string, cause error) {
 	r.log.Error("give a job up", "error", cause)
-	outcome := protocol.Outcome{Status: ci.Error, Message: "the runner cannot keep a record of the job: " + oneLine(cause.Error()), Time: r.now()}
+	outcome := protocol.Outcome{Status: ci.Error, Message: r.cannot("keep a record of the job", cause), Time: r.now()}
 	if err := retry(ctx, func() error { return r.opts.Server.Finish(ctx, lease, outcome) }); err != nil {
 		r.log.Error("tell the server that a job is given up", "error", err)
 	}
