@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"syscall"
 )
 
 // Code says what kind of fault it is.
@@ -101,7 +102,7 @@ func Cause(err error) string {
 }
 
 // Of returns the fault in err's chain. An error without one becomes an Internal fault with a sentence that says nothing
-// of its inside; a nil error gives nil.
+// of its inside, but for a full disk, which no user can guess; a nil error gives nil.
 func Of(err error) *Error {
 	if err == nil {
 		return nil
@@ -109,6 +110,9 @@ func Of(err error) *Error {
 	var fault *Error
 	if errors.As(err, &fault) {
 		return fault
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return &Error{Code: Unavailable, Message: "the disk of the server is full; free some space there and try again", Err: err}
 	}
 	return &Error{Code: Internal, Message: "an internal error happened; the server's log has the details", Err: err}
 }

@@ -194,7 +194,7 @@ func (j *journal) write(l line) error {
 }
 
 // send delivers the journal to server until the outcome is delivered, and returns nil then. Before that it returns only
-// when ctx is done, or with [protocol.ErrLeaseLost]. A server that does not answer is asked again, ever more slowly.
+// when ctx is done, with what the server has against it, such as [protocol.ErrLeaseLost], or if it cannot be read. A server that does not answer is asked again, ever more slowly.
 func (j *journal) send(ctx context.Context, server protocol.Server, lease string) error {
 	sentPath := filepath.Join(j.dir, "sent")
 	sent := readOffset(sentPath)
@@ -212,7 +212,7 @@ func (j *journal) send(ctx context.Context, server protocol.Server, lease string
 				return err
 			}
 			sent = next
-			// Losing this file costs only that the server gets known events again.
+			// Losing this file, on a full disk for example, costs only that a next process sends known events again.
 			_ = writeFile(sentPath, strconv.FormatInt(sent, 10))
 			continue
 		}

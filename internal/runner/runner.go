@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"slipway/internal/ci"
@@ -237,9 +238,7 @@ func (r *Runner) resume(ctx context.Context, journal *journal) {
 	case errors.Is(err, protocol.ErrLeaseLost):
 		r.log.Warn("a job of an earlier runner is no longer ours; removing it", "journal", journal.dir)
 		r.discard(ctx, filepath.Base(journal.dir))
-		if err := journal.remove(); err != nil {
-			r.log.Error("remove a journal", "journal", journal.dir, "error", err)
-		}
+		r.remove(journal)
 	case ctx.Err() == nil:
 		r.log.Error("take up a job; the next start of the runner tries again", "journal", journal.dir, "error", err)
 	}
@@ -283,17 +282,37 @@ func (r *Runner) carry(ctx context.Context, a *protocol.Assignment, journal *jou
 		return
 	}
 	if err != nil { // this machine cannot go on with the job; its disk is full, for example
-		outcome = protocol.Outcome{Status: ci.Error, Message: "the runner cannot go on: " + oneLine(err.Error()), Time: r.now()}
+		outcome = protocol.Outcome{Status: ci.Error, Message: r.cannot("go on", err), Time: r.now()}
 	}
 	if err := journal.finish(outcome); err != nil {
 		r.giveUp(ctx, a.Lease, err)
 		endBeside()
+		sending.Wait()
+		r.remove(journal)
+		return
 	}
 	sending.Wait()
-	if sent != nil && !errors.Is(sent, protocol.ErrLeaseLost) && ctx.Err() == nil && beside.Err() == nil {
-		r.giveUp(ctx, a.Lease, fmt.Errorf("the server refuses it: %w", sent))
+	if sent != nil && !errors.Is(sent, protocol.ErrLeaseLost) && ctx.Err() == nil {
+		if !worthRetry(sent) {
+			sent = fmt.Errorf("the server refuses it: %w", sent)
+		}
+		r.giveUp(ctx, a.Lease, sent)
 	}
 	r.settle(ctx, journal, sent)
+}
+
+// cannot says why this machine cannot carry a job on.
+func (r *Runner) cannot(do string, err error) string {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Sprintf("the disk of the runner %s is full; free some space there and restart the run", r.opts.Name)
+	}
+	return fmt.Sprintf("the runner %s cannot %s: %s", r.opts.Name, do, oneLine(err.Error()))
+}
+
+func (r *Runner) remove(journal *journal) {
+	if err := journal.remove(); err != nil {
+		r.log.Error("remove a journal", "journal", journal.dir, "error", err)
+	}
 }
 
 // settle removes the journal when the server has all of it, or wants no more.
@@ -304,9 +323,7 @@ func (r *Runner) settle(ctx context.Context, journal *journal, sent error) {
 	if sent != nil {
 		r.log.Warn("the server does not take the rest of a job", "journal", journal.dir, "error", sent)
 	}
-	if err := journal.remove(); err != nil {
-		r.log.Error("remove a journal", "journal", journal.dir, "error", err)
-	}
+	r.remove(journal)
 }
 
 // walk sets the sandbox up, runs the job's steps in it, and removes it when the job is over.
@@ -325,7 +342,7 @@ func (r *Runner) walk(life, job context.Context, stop context.CancelCauseFunc, a
 		if life.Err() != nil {
 			return protocol.Outcome{}, errDetached
 		}
-		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: masker.Mask(oneLine("set up the sandbox: " + err.Error()))}, nil
+		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: masker.Mask(r.cannot("set up the sandbox", err))}, nil
 	}
 	w := &walk{runner: r, a: a, journal: journal, env: env, masker: masker, life: life, job: job, stop: stop}
 	outcome, err := w.run()
@@ -374,10 +391,10 @@ func (r *Runner) renew(ctx context.Context, lease string, stop context.CancelCau
 	}
 }
 
-// giveUp tells the server of a job that cannot even be recorded here.
+// giveUp tells the server of a job that cannot be recorded here.
 func (r *Runner) giveUp(ctx context.Context, lease string, cause error) {
 	r.log.Error("give a job up", "error", cause)
-	outcome := protocol.Outcome{Status: ci.Error, Message: "the runner cannot keep a record of the job: " + oneLine(cause.Error()), Time: r.now()}
+	outcome := protocol.Outcome{Status: ci.Error, Message: r.cannot("keep a record of the job", cause), Time: r.now()}
 	if err := retry(ctx, func() error { return r.opts.Server.Finish(ctx, lease, outcome) }); err != nil {
 		r.log.Error("tell the server that a job is given up", "error", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"syscall"
 	"time"
 
 	"slipway/internal/ci"
@@ -122,7 +123,11 @@ func (s *stepRun) ended(ctx context.Context, err error) (protocol.StepEnd, error
 	if errors.As(err, &start) {
 		err = start.Err // which step it is stands above its log, and beside its name
 	}
-	message := s.w.masker.Mask(oneLine(err.Error()))
+	text := oneLine(err.Error())
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		text = s.w.runner.cannot("", err)
+	}
+	message := s.w.masker.Mask(text)
 	s.log.say(message)
 	status := ci.Failure
 	if s.step.Kind == plan.KindExec || s.step.Kind == plan.KindClone {

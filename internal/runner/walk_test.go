@@ -139,7 +139,7 @@ steps:
 	image: busybox
 	commands: ["true"]
 `))
-	b.wantRun(run, ci.Error, `step "db": start step "db": it runs what its image says`)
+	b.wantRun(run, ci.Error, `step "db": it runs what its image says`)
 }
 
 func TestCancel(t *testing.T) {

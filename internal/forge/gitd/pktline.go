@@ -50,6 +50,7 @@ func isFlush(packet []byte) bool { return string(packet) == string(flushPacket) 
 const (
 	bandData     = 1
 	bandProgress = 2 // the other side's git shows it as "remote: ..."
+	bandError    = 3 // the same, and the other side gives up
 )
 
 // bandWriter writes what it is given as packets of one band.

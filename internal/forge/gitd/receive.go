@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"slipway/internal/ci"
@@ -50,7 +51,17 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) {
 	entry, err := s.note(repo, push.commands)
 	if err != nil {
 		s.options.Log.Error("push not noted", "repo", repo.name, "error", err)
-		refuse(w, http.StatusInternalServerError, "Slipway could not take the push; its log says why.")
+		sentence := "Slipway could not take the push; its log says why."
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			sentence = "Slipway could not take the push: the disk of the server is full."
+		}
+		if !push.sideband {
+			refuse(w, http.StatusInternalServerError, sentence)
+			return
+		}
+		// Git shows its user no body of an error that answers the objects, only this.
+		_, _ = io.Copy(io.Discard, body)
+		_, _ = bandWriter{w: w, band: bandError}.Write([]byte(sentence + "\n"))
 		return
 	}
 	defer entry.forget()

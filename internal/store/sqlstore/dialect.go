@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	sqlitedriver "modernc.org/sqlite"
@@ -177,6 +178,9 @@ func (d dialect) spell(query string) string {
 func (db *DB) explain(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
+	}
+	if sqliteCode(err)&0xff == sqlitecode.SQLITE_FULL {
+		err = errors.Join(err, syscall.ENOSPC) // SQLite keeps the system's code to itself
 	}
 	if text := db.dialect.explain(err); text != "" { // a server that does not answer in time, too
 		return sentence{db.where + ": " + text, err}
