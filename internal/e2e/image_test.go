@@ -38,7 +38,8 @@ steps:
 - name: use
   image: ` + s.host + `/ada/engine:1
   commands: [cat /cog]
-`})
+`,
+	})
 	run := s.done("ada/engine", 1)
 	s.wantRun(run, ci.Success, "")
 	if log := withoutTrace(s.log(run, 1, 3)); log != "a cog\nhello\n" {
