@@ -202,7 +202,9 @@ func TestBrowserCancel(t *testing.T) {
 	j.start(1)
 	b := s.browse("/")
 	b.login(s.admin)
-	b.do(chromedp.Navigate(s.url+"/ada/engine/runs/1"), chromedp.Click(".acts button"))
+	b.do(chromedp.Navigate(s.url + "/ada/engine/runs/1"))
+	b.wait(`"run-head" in before`) // the first message has come, which may exchange the button
+	b.do(chromedp.Click(".acts button"))
 	b.wait(`document.querySelector(".acts button")?.textContent == "Canceling…"`)
 	renewal, err := s.flow.Renew(t.Context(), j.lease)
 	if err != nil || !renewal.Cancel {

@@ -168,14 +168,14 @@ func (p *pages) liveRun(w http.ResponseWriter, r *http.Request) {
 	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
-	for {
-		if over, err := l.show(r.Context(), run, repo, who); over || err != nil {
+	for again := true; ; {
+		if over, err := l.show(r.Context(), run, repo, who, again); over || err != nil {
 			return // an error means that the browser went away; it asks again if it did not mean to
 		}
 		if !pause(r.Context(), logPause) {
 			return
 		}
-		again := false
+		again = false
 		select {
 		case <-r.Context().Done():
 			return
@@ -215,8 +215,9 @@ type openRun struct {
 	ready chan struct{}
 }
 
-// show sends what is new. It reports whether nothing will be any more.
-func (l *openRun) show(ctx context.Context, run ci.Run, repo ci.Repo, who auth.Principal) (over bool, err error) {
+// show sends what is new: lines of the log, and if the run has changed the parts of the page. It reports whether nothing
+// will be new any more.
+func (l *openRun) show(ctx context.Context, run ci.Run, repo ci.Repo, who auth.Principal, changed bool) (over bool, err error) {
 	logEnded := l.feed == nil || l.feed.ended()
 	if l.at.Job != nil { // as it is now
 		if l.at, err = stepAt(run, l.at.Job.Number, l.at.Step.Number); err != nil {
@@ -230,7 +231,7 @@ func (l *openRun) show(ctx context.Context, run ci.Run, repo ci.Repo, who auth.P
 			if err := l.sendLog(); err != nil {
 				return false, err
 			}
-			l.at = next
+			l.at, changed = next, true
 			if err := l.send("reset", next.String()); err != nil {
 				return false, err
 			}
@@ -238,13 +239,15 @@ func (l *openRun) show(ctx context.Context, run ci.Run, repo ci.Repo, who auth.P
 			logEnded = next.Job == nil || next.Step.Started.IsZero()
 		}
 	}
-	page, err := l.fragment("run", l.runView(run, repo, who, l.at))
-	if err != nil {
-		l.Log.Error("live page", "error", err)
-		return false, err
-	}
-	if err := l.change("page", page); err != nil {
-		return false, err
+	if changed {
+		page, err := l.fragment("run", l.runView(run, repo, who, l.at))
+		if err != nil {
+			l.Log.Error("live page", "error", err)
+			return false, err
+		}
+		if err := l.change("page", page); err != nil {
+			return false, err
+		}
 	}
 	if err := l.sendLog(); err != nil {
 		return false, err

@@ -1,4 +1,9 @@
 // Package web serves people: the pages of runs and repos, and beside them the API and the webhooks of forges.
+//
+// Start reading at newPages. Pages are Go templates, whole without JavaScript; open ones are kept up to date by
+// server-sent events (live.go) whose HTML the same templates make. The script that puts it into the page is assets/app.js:
+// what a log needs (following, scrolling, a bound on its lines) no library does, and what is left to one is 30 lines, so
+// there is no htmx. Edit templates and assets, build, reload: there is no other step.
 package web
 
 import (

@@ -36,12 +36,14 @@ function parse(html) {
   return t.content;
 }
 
+// What differs by its times alone stays as it is, so that nothing is exchanged under a finger on a button.
+const plain = (html) => html.replace(/(data-(?:since|ago)="\d+">)[^<]*/g, "$1");
 const before = {};
 function showPage(html) {
   for (const part of [...parse(html).children]) {
     const old = $(part.id);
-    if (!old || before[part.id] === part.outerHTML) continue;
-    before[part.id] = part.outerHTML;
+    if (!old || before[part.id] === plain(part.outerHTML)) continue;
+    before[part.id] = plain(part.outerHTML);
     const focus = old.contains(document.activeElement) && document.activeElement;
     const open = [...old.querySelectorAll("details")].map((d) => d.open), top = old.scrollTop;
     const left = old.firstElementChild?.scrollLeft;
@@ -63,6 +65,7 @@ function showPage(html) {
 let atEnd = true;
 const number = (line) => Number(line.id.slice(1));
 function showLog(html) {
+  watchScroll(); // its event may still be on the way
   const lines = [...parse(html).children], fresh = [];
   for (const line of lines) {
     const old = $(line.id);
@@ -79,6 +82,7 @@ function showLog(html) {
 }
 // The log takes what is left of the window, so that its end is in sight.
 function fill() {
+  watchScroll();
   const top = log.getBoundingClientRect().top + scrollY;
   log.style.maxHeight = innerWidth < 900 ? "" : Math.max(320, innerHeight - top - 24) + "px";
   if (atEnd) toEnd();
@@ -147,8 +151,8 @@ if (live) {
 if (log) {
   const line = /^#L(\d+)$/.exec(location.hash);
   if (line && !$("L" + line[1]) && log.childElementCount && !location.search) location.replace("?line=" + line[1] + location.hash);
-  else if (line) atEnd = false;
-  else if (location.search) atEnd = false;
+  else if (line || location.search) atEnd = false;
+  if (atEnd) toEnd();
   fill();
   addEventListener("resize", fill);
   if (!line && /\/\d+\/\d+$/.test(location.pathname) && innerWidth < 700) $("log-head").scrollIntoView();
