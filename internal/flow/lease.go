@@ -176,7 +176,8 @@ func (f *Flow) Append(ctx context.Context, lease string, events []protocol.Event
 	if quiet {
 		return nil
 	}
-	_, err = f.update(ctx, run.ID, func(d *store.Draft) error {
+	// What steps do decides nothing about jobs, so the plan is not asked what is next.
+	run, err = f.Store.UpdateRun(ctx, run.ID, func(d *store.Draft) error {
 		job := d.Job(jobID)
 		if job.Status != ci.Running {
 			return protocol.ErrLeaseLost
@@ -190,7 +191,11 @@ func (f *Flow) Append(ctx context.Context, lease string, events []protocol.Event
 		}
 		return nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	f.published(run)
+	return nil
 }
 
 // appendLog stores what an event says to the log of its step.
