@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"strings"
 	"time"
 
@@ -18,9 +18,10 @@ import (
 	"slipway/internal/rollout"
 )
 
-// checkout is the folder of this machine that the commit is checked out in.
-func (s *stepRun) checkout() string {
-	return filepath.Join(s.w.env.Workspace(), filepath.FromSlash(s.w.a.Job.Checkout))
+// inCheckout returns a path that is relative to the checkout as one relative to the workspace. Steps may have put a link
+// to any place of this machine where the checkout was, so it is opened as a part of the workspace, never by its own path.
+func (s *stepRun) inCheckout(name string) string {
+	return path.Join(s.w.a.Job.Checkout, name)
 }
 
 func (s *stepRun) resolveMap(values map[string]plan.Value) map[string]string {
@@ -39,11 +40,14 @@ func (s *stepRun) image(ctx context.Context) error {
 	}
 	b := s.step.Image
 	req := image.Request{
-		Workspace: s.checkout(), Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target,
+		Workspace: s.w.env.Workspace(), Context: s.inCheckout(b.Context), Target: b.Target,
 		Args: s.resolveMap(b.Args), Labels: s.resolveMap(b.Labels),
 		Repo: s.resolve(b.Repo), Registry: s.resolve(b.Registry),
 		Insecure: b.Insecure, DryRun: b.DryRun, CacheFrom: b.CacheFrom, NoCache: b.NoCache, Pull: b.Pull,
 		Scope: s.cacheScope(), Epoch: s.w.a.CommitTime, HostNetwork: s.w.a.Trusted, Secrets: s.w.a.SecretValues(),
+	}
+	if b.Dockerfile != "" {
+		req.Dockerfile = s.inCheckout(b.Dockerfile)
 	}
 	for _, tag := range b.Tags {
 		req.Tags = append(req.Tags, s.resolve(tag))
@@ -81,9 +85,14 @@ func (s *stepRun) cacheScope() string {
 // deploy renders manifests and rolls them out.
 func (s *stepRun) deploy(ctx context.Context) error {
 	d := s.step.Deploy
-	workspace, err := os.OpenRoot(s.checkout())
+	root, err := os.OpenRoot(s.w.env.Workspace())
 	if err != nil {
 		return fmt.Errorf("open the workspace: %w", err)
+	}
+	defer root.Close()
+	workspace, err := root.OpenRoot(s.inCheckout("."))
+	if err != nil {
+		return fmt.Errorf("open the checkout in the workspace: %w", err)
 	}
 	defer workspace.Close()
 	step := rollout.Step{

@@ -231,6 +231,16 @@ func (f *Forge) Commit(files map[string]string) string {
 	return hash
 }
 
+// Put adds files to a commit whose hash is known.
+func (f *Forge) Put(hash string, files map[string]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.commits == nil {
+		f.commits = map[string]map[string]string{}
+	}
+	f.commits[hash] = files
+}
+
 // Fail makes reading and reporting fail with err, or work again if it is nil.
 func (f *Forge) Fail(err error) {
 	f.mu.Lock()
