@@ -205,7 +205,8 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		if err := server.Shutdown(grace); err != nil {
 			_ = server.Close()
 		}
-		return runs.Close(grace)
+		runs.Close(grace)
+		return nil
 	})
 	log.Info("slipway server", "version", version.Version(), "url", root.String(), "data", opts.data)
 	return group.Wait()

@@ -107,5 +107,11 @@ func (e Event) TagName() string {
 	return name
 }
 
-// FromFork reports whether the event's content comes from outside the repo, and must not see secrets.
-func (e Event) FromFork() bool { return e.PullRequest != nil && e.PullRequest.Fork }
+// FromFork reports whether the event's content comes from outside the repo, and must not see secrets. A pull request of
+// which nothing is known is taken for a fork's.
+func (e Event) FromFork() bool {
+	if e.PullRequest == nil {
+		return e.Kind == PullRequest
+	}
+	return e.PullRequest.Fork
+}

@@ -55,6 +55,9 @@ func (f *Flow) create(ctx context.Context, run ci.Run) (ci.Run, error) {
 // prepare gives a stored run its plan and starts it, or ends it with the reason why not.
 func (f *Flow) prepare(ctx context.Context, run ci.Run) (ci.Run, error) {
 	compiled, warnings, err := f.compile(ctx, run)
+	if err != nil && fault.Of(err).Code == fault.Internal && !errors.As(err, new(plan.Problems)) {
+		f.Log.Error("make the plan of a run", "repo", run.Repo, "run", run.Number, "error", err)
+	}
 	run, updateErr := f.Store.UpdateRun(ctx, run.ID, func(d *store.Draft) error {
 		if len(d.Jobs) > 0 || d.Status.Done() {
 			return nil

@@ -50,7 +50,7 @@ type Flow struct {
 	Options
 	changes  changes
 	claims   claims
-	reporter reporter
+	reporter *reporter
 }
 
 // leaseTime is how long a runner may be silent before its job is given up: long enough for a server to be updated.
@@ -68,12 +68,13 @@ func New(opts Options) *Flow {
 		opts.Inside = opts.URL
 	}
 	f := &Flow{Options: opts}
-	f.reporter = reporter{report: f.report, log: opts.Log, pending: map[int64]*ci.Run{}}
+	f.reporter = newReporter(f.report, opts.Log)
 	return f
 }
 
-// Close waits until the statuses that are on their way to forges have arrived, or ctx is done.
-func (f *Flow) Close(ctx context.Context) error { return f.reporter.close(ctx) }
+// Close waits until the statuses that are on their way to forges have arrived, or ctx is done. What has not arrived by
+// then is told by the next process, see [Flow.Recover].
+func (f *Flow) Close(ctx context.Context) { f.reporter.close(ctx) }
 
 // Recover takes up what a server that was killed left: runs without a plan get theirs, jobs that may start become
 // pending, and forges are told again. It is called once, before anything else. Leases get time anew, because their
@@ -116,9 +117,13 @@ func (f *Flow) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for recent runs: %w", err)
 	}
-	for _, run := range recent {
-		if f.Now().Sub(run.Finished) < time.Hour {
-			f.reporter.put(run)
+	told := map[statusKey]bool{}
+	for _, run := range recent { // newest first: of several with the same status only that one counts
+		if key := keyOf(run); !told[key] {
+			told[key] = true
+			if f.Now().Sub(run.Finished) < time.Hour {
+				f.reporter.put(run)
+			}
 		}
 	}
 	if len(runs) > 0 {

@@ -278,28 +278,26 @@ func (f *Flow) Finish(ctx context.Context, lease string, outcome protocol.Outcom
 	return f.endJob(ctx, run.ID, jobID, outcome)
 }
 
-// endJob ends a running job, whoever says so, and puts its logs away.
+// endJob ends a running job, whoever says so.
 func (f *Flow) endJob(ctx context.Context, runID, jobID int64, outcome protocol.Outcome) error {
-	run, err := f.update(ctx, runID, func(d *store.Draft) error {
+	_, err := f.update(ctx, runID, func(d *store.Draft) error {
 		job := d.Job(jobID)
-		if job.Status != ci.Running {
+		if job == nil || job.Status != ci.Running {
 			return protocol.ErrLeaseLost
 		}
-		job.Status, job.Finished = outcome.Status, outcome.Time
-		if !job.Cancel || outcome.Status != ci.Canceled { // who canceled it stands in the message already
-			job.Message = outcome.Message
-		}
-		job.Lease = ci.Lease{}
-		endSteps(job, outcome.Status, outcome.Time)
+		endJob(job, outcome)
 		return nil
 	})
-	if err != nil {
-		return err
+	return err
+}
+
+func endJob(job *ci.Job, outcome protocol.Outcome) {
+	job.Status, job.Finished = outcome.Status, outcome.Time
+	if !job.Cancel || outcome.Status != ci.Canceled { // who canceled it stands in the message already
+		job.Message = outcome.Message
 	}
-	if err := f.Logs.Archive(ctx, jobID); err != nil {
-		f.Log.Error("archive logs; they stay readable where they are", "repo", run.Repo, "run", run.Number, "error", err)
-	}
-	return nil
+	job.Lease = ci.Lease{}
+	endSteps(job, outcome.Status, outcome.Time)
 }
 
 // CopyLog copies the log of a step to w, from byte offset on. With follow it goes on until the step has ended or ctx is
@@ -330,7 +328,15 @@ func (f *Flow) expire(ctx context.Context) error {
 		outcome := protocol.Outcome{Status: ci.Error, Time: now, Message: fmt.Sprintf(
 			"the runner %s has not been heard of since %s; restart the run if its steps may run again",
 			job.Runner, job.Lease.Until.Add(-leaseTime).UTC().Format(time.DateTime))}
-		if err := f.endJob(ctx, job.RunID, job.ID, outcome); err != nil && !errors.Is(err, protocol.ErrLeaseLost) {
+		_, err := f.update(ctx, job.RunID, func(d *store.Draft) error {
+			found := d.Job(job.ID)
+			if found == nil || found.Status != ci.Running || !found.Lease.Until.Before(now) {
+				return protocol.ErrLeaseLost // it ended, or was renewed, since it was looked for
+			}
+			endJob(found, outcome)
+			return nil
+		})
+		if err != nil && !errors.Is(err, protocol.ErrLeaseLost) && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	}

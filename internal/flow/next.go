@@ -25,17 +25,33 @@ func (f *Flow) update(ctx context.Context, runID int64, change func(*store.Draft
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return ci.Run{}, fmt.Errorf("find the plan of a run: %w", err)
 	}
+	var ended []int64
 	run, err := f.Store.UpdateRun(ctx, runID, func(d *store.Draft) error {
+		open := map[int64]bool{}
+		for _, job := range d.Jobs {
+			open[job.ID] = !job.Status.Done()
+		}
 		if err := change(d); err != nil {
 			return err
 		}
 		decide(&d.Run, planned, f.Now())
+		ended = nil // it may be called again
+		for _, job := range d.Jobs {
+			if job.Status.Done() && open[job.ID] {
+				ended = append(ended, job.ID)
+			}
+		}
 		return nil
 	})
 	if err != nil {
 		return ci.Run{}, err
 	}
 	f.published(run)
+	for _, job := range ended { // also of one that never ran: who follows its logs comes to their end
+		if err := f.Logs.Archive(context.WithoutCancel(ctx), job); err != nil {
+			f.Log.Error("archive logs; they stay readable where they are", "repo", run.Repo, "run", run.Number, "error", err)
+		}
+	}
 	return run, nil
 }
 

@@ -11,11 +11,15 @@ import (
 
 	"slipway/internal/ci"
 	"slipway/internal/forge"
+	"slipway/internal/store"
 )
 
 // report writes the state of a run to its forge, as a commit status.
 func (f *Flow) report(ctx context.Context, run ci.Run) error {
-	repo, err := f.findRepo(ctx, run.Repo)
+	repo, err := f.Store.FindRepo(ctx, run.Repo)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // it was removed, and nobody is left to tell
+	}
 	if err != nil {
 		return err
 	}
@@ -46,18 +50,41 @@ func describe(run ci.Run) string {
 	return text
 }
 
-// reporter tells forges of runs in the background: each run in a goroutine of its own, so that a forge that is away
-// holds up nobody else, and always with the newest state. Where that was not told because the server died,
-// [Flow.Recover] tells it again.
+// reporter tells forges of runs in the background: each commit status in a goroutine of its own, so that a forge that is
+// away holds up nobody else, and always with the newest state of the newest run. Where that was not told because the
+// server died, [Flow.Recover] tells it again.
 type reporter struct {
 	report func(context.Context, ci.Run) error
 	log    *slog.Logger
 
-	mu sync.Mutex
-	// pending has an entry for each run that has a goroutine: the state that it shall tell next, or nil.
-	pending map[int64]*ci.Run
+	// ctx ends with the reporter: then what is on its way is given up.
+	ctx  context.Context
+	stop context.CancelFunc
+	work sync.WaitGroup
+
+	mu      sync.Mutex
+	pending map[statusKey]*statusQueue // those that have a goroutine
 	closed  bool
-	work    sync.WaitGroup
+}
+
+// statusKey names a commit status: a restarted run writes over the one of the run that it repeats.
+type statusKey struct{ repo, commit, context string }
+
+func keyOf(run ci.Run) statusKey {
+	return statusKey{run.Repo, run.Event.After, forge.Context(run.Event.Kind)}
+}
+
+// statusQueue is what shall be told of a commit status.
+type statusQueue struct {
+	next   *ci.Run       // not told yet, or nil
+	newest int64         // the number of the newest run
+	wake   chan struct{} // has room for one signal that there is something newer
+}
+
+func newReporter(report func(context.Context, ci.Run) error, log *slog.Logger) *reporter {
+	r := &reporter{report: report, log: log, pending: map[statusKey]*statusQueue{}}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	return r
 }
 
 // reportTime bounds the attempts to tell one state, so that a forge that is gone for good is given up.
@@ -69,73 +96,94 @@ func (r *reporter) put(run ci.Run) {
 	if r.closed {
 		return
 	}
-	_, busy := r.pending[run.ID]
-	r.pending[run.ID] = &run
+	key := keyOf(run)
+	queue, busy := r.pending[key]
 	if !busy {
-		r.work.Go(func() { r.tell(run.ID) })
+		queue = &statusQueue{wake: make(chan struct{}, 1)}
+		r.pending[key] = queue
+		r.work.Go(func() { r.tell(key, queue) })
+	}
+	if run.Number < queue.newest {
+		return
+	}
+	queue.next, queue.newest = &run, run.Number
+	queue.signal()
+}
+
+func (q *statusQueue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
 	}
 }
 
-// tell tells the states of one run until there is no newer one.
-func (r *reporter) tell(id int64) {
-	var told ci.Status
+// tell tells what is in a queue until there is nothing newer.
+func (r *reporter) tell(key statusKey, queue *statusQueue) {
+	var told ci.Run
 	for {
 		r.mu.Lock()
-		run := r.pending[id]
+		run := queue.next
+		queue.next = nil
 		if run == nil {
-			delete(r.pending, id)
+			delete(r.pending, key)
 			r.mu.Unlock()
 			return
 		}
-		r.pending[id] = nil
 		r.mu.Unlock()
-		if run.Status == told {
+		if run.Status == told.Status && run.Number == told.Number {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), reportTime)
-		if err := r.insist(ctx, *run); err != nil {
+		if err := r.insist(*run, queue); err != nil {
 			r.log.Warn("cannot tell the forge of a run", "repo", run.Repo, "run", run.Number, "status", run.Status, "error", err)
 		} else {
-			told = run.Status
+			told = *run
 		}
-		cancel()
 	}
 }
 
-// insist reports until it succeeds, a newer state makes it pointless, the reporter closes, or ctx is done.
-func (r *reporter) insist(ctx context.Context, run ci.Run) error {
+// insist reports until it succeeds, trying again is of no use, a newer state takes its place, or the reporter closes.
+func (r *reporter) insist(run ci.Run, queue *statusQueue) error {
+	ctx, cancel := context.WithTimeout(r.ctx, reportTime)
+	defer cancel()
+	select {
+	case <-queue.wake: // what it announced is what is told now
+	default:
+	}
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
 		attempt, cancel := context.WithTimeout(ctx, 20*time.Second)
 		err := r.report(attempt, run)
 		cancel()
-		if err == nil || errors.Is(err, forge.ErrDenied) || errors.Is(err, forge.ErrNotFound) || r.pointless(run.ID) {
+		if err == nil || errors.Is(err, forge.ErrDenied) || errors.Is(err, forge.ErrNotFound) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return err
+		case <-queue.wake:
+			return err
 		case <-time.After(wait):
+		}
+		if r.isClosed() {
+			return err
 		}
 	}
 }
 
-func (r *reporter) pointless(id int64) bool {
+func (r *reporter) isClosed() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.closed || r.pending[id] != nil
+	return r.closed
 }
 
-// close waits for what is on its way. After the first failure from now on, a state is given up.
-func (r *reporter) close(ctx context.Context) error {
+// close waits for what is on its way, and gives it up when ctx is done. What failed before is not tried again.
+func (r *reporter) close(ctx context.Context) {
 	r.mu.Lock()
 	r.closed = true
-	r.mu.Unlock()
-	done := make(chan struct{})
-	go func() { r.work.Wait(); close(done) }()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("tell forges of runs: %w", ctx.Err())
+	for _, queue := range r.pending {
+		queue.signal()
 	}
+	r.mu.Unlock()
+	defer context.AfterFunc(ctx, r.stop)()
+	r.work.Wait()
+	r.stop()
 }

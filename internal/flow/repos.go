@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 
 	"slipway/internal/auth"
 	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/forge"
+	"slipway/internal/protocol"
 	"slipway/internal/store"
 )
 
@@ -32,10 +35,20 @@ const OwnForge = "slipway"
 
 var repoName = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*/[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
 
+// reservedOwners are what names may not begin with: addresses of the server, and the registry's mirrors of others, whose
+// images everybody uses.
+var reservedOwners = []string{"api", "assets", "git", "healthz", "hooks", "jwt", "login", "logout", "mirror", "runs", "static", "v2"}
+
 // AddRepo begins to serve a repo. Of a repo that is served already it updates what is known.
 func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	if !repoName.MatchString(strings.ToLower(wish.Name)) {
 		return ci.Repo{}, fault.New(fault.Invalid, "%q cannot be the name of a repo; use OWNER/NAME of letters, digits and single . _ -", wish.Name)
+	}
+	if owner, _, _ := strings.Cut(strings.ToLower(wish.Name), "/"); slices.Contains(reservedOwners, owner) {
+		return ci.Repo{}, fault.New(fault.Invalid, "%q cannot be the name of a repo: %q is Slipway's own at the beginning of a name", wish.Name, owner)
+	}
+	if wish.Config != "" && !fs.ValidPath(wish.Config) {
+		return ci.Repo{}, fault.New(fault.Invalid, "%q cannot be the path of the pipeline file; give it relative to the repo's root", wish.Config)
 	}
 	if wish.Forge == "" {
 		wish.Forge = OwnForge
@@ -51,14 +64,22 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	if !ok {
 		return ci.Repo{}, fault.New(fault.Invalid, "there is no forge of the kind %q; use slipway or gitea", wish.Forge)
 	}
-	if own, ok := at.(repository); ok {
-		if _, err := f.Store.FindRepo(ctx, wish.Name); errors.Is(err, store.ErrNotFound) {
-			if err := own.CheckName(wish.Name); err != nil {
-				return ci.Repo{}, fault.New(fault.Invalid, "%w", err)
-			}
-			if err := own.Create(ctx, wish.Name); err != nil {
-				return ci.Repo{}, fault.New(fault.Conflict, "%w", err)
-			}
+	earlier, err := f.Store.FindRepo(ctx, wish.Name)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		if err := create(ctx, at, repo); err != nil {
+			return ci.Repo{}, fault.New(fault.Invalid, "%w", err)
+		}
+	case err != nil:
+		return ci.Repo{}, err
+	case earlier.Forge != wish.Forge:
+		return ci.Repo{}, fault.New(fault.Conflict, "%s is served from the forge %s; remove it first to serve it from %s", wish.Name, earlier.Forge, wish.Forge)
+	default: // what was granted or hidden stays so until somebody says otherwise
+		repo.Timeout = earlier.Timeout
+		repo.Trusted = repo.Trusted || earlier.Trusted
+		repo.Private = repo.Private || earlier.Private
+		if repo.Config == "" {
+			repo.Config = earlier.Config
 		}
 	}
 	known := forge.Repo{Repo: repo, Token: wish.Token, WebhookSecret: auth.NewToken()}
@@ -85,6 +106,26 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	return repo, nil
 }
 
+// create makes the repository of a new repo where the forge is Slipway's own. One that is there was made by a server which
+// was killed before it could store the repo.
+func create(ctx context.Context, at forge.Forge, repo ci.Repo) error {
+	own, ok := at.(repository)
+	if !ok {
+		return nil
+	}
+	if err := own.CheckName(repo.Name); err != nil {
+		return err
+	}
+	err := own.Create(ctx, repo.Name)
+	if err == nil {
+		return nil
+	}
+	if _, there := at.Describe(ctx, forge.Repo{Repo: repo}); there == nil {
+		return nil
+	}
+	return err
+}
+
 // ChangeRepo changes settings of a repo.
 func (f *Flow) ChangeRepo(ctx context.Context, name string, change func(*ci.Repo)) (ci.Repo, error) {
 	repo, err := f.findRepo(ctx, name)
@@ -92,6 +133,9 @@ func (f *Flow) ChangeRepo(ctx context.Context, name string, change func(*ci.Repo
 		return ci.Repo{}, err
 	}
 	change(&repo)
+	if repo.Config != "" && !fs.ValidPath(repo.Config) {
+		return ci.Repo{}, fault.New(fault.Invalid, "%q cannot be the path of the pipeline file; give it relative to the repo's root", repo.Config)
+	}
 	return repo, f.Store.PutRepo(ctx, &repo)
 }
 
@@ -107,8 +151,21 @@ func (f *Flow) DeleteRepo(ctx context.Context, name string) error {
 		return fmt.Errorf("list the open runs of %s: %w", name, err)
 	}
 	for _, run := range open {
-		if _, err := f.Cancel(ctx, name, run.Number, "the removal of the repo"); err != nil {
-			return err
+		// At once, also what runs: its runner finds its lease lost, and nothing comes after the logs are deleted.
+		_, err := f.update(ctx, run.ID, func(d *store.Draft) error {
+			outcome := protocol.Outcome{Status: ci.Canceled, Message: "the repo was removed", Time: f.Now()}
+			for i := range d.Jobs {
+				if job := &d.Jobs[i]; !job.Status.Done() {
+					endJob(job, outcome)
+				}
+			}
+			if len(d.Jobs) == 0 {
+				d.Status, d.Message, d.Finished = outcome.Status, outcome.Message, outcome.Time
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("cancel run %d of %s: %w", run.Number, name, err)
 		}
 	}
 	if err := f.deleteLogs(ctx, name); err != nil {

@@ -242,3 +242,19 @@ steps:
 }
 
 func (b *bench) outside(name string) string { return filepath.Join(b.dir, name) }
+
+// A step that puts a link where the checkout was does not make built-in steps read this machine's files.
+func TestCheckoutLink(t *testing.T) {
+	b := newBench(t)
+	run := b.done(pipeline(`
+workspace: {base: /drone, path: src}
+steps:
+- name: link
+	image: busybox
+	commands: ["cd ..", "rm -r src", "ln -s ` + b.dir + ` src"]
+- name: deploy
+	image: slipway/deploy
+	settings: {manifests: host}
+`))
+	b.wantRun(run, ci.Failure, `step "deploy": open the checkout in the workspace: `)
+}

@@ -1,0 +1,6 @@
+package flow
+
+import "context"
+
+// Expire gives up the jobs whose runner is silent, as Run does now and then.
+func Expire(ctx context.Context, f *Flow) error { return f.expire(ctx) }
