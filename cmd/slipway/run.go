@@ -178,6 +178,10 @@ func followRun(ctx context.Context, at *client.Client, repo string, number int64
 		var began time.Time
 		for j, job := range run.Jobs {
 			for s, step := range job.Steps {
+				// What a service says comes when it has said all: following it would hold up the others.
+				if follow && step.Detach && !run.Status.Done() {
+					continue
+				}
 				if here := (place{j + 1, s + 1}); !printed[here] && !step.Started.IsZero() && (!found || step.Started.Before(began)) {
 					next, found, began = here, true, step.Started
 				}
@@ -189,8 +193,7 @@ func followRun(ctx context.Context, at *client.Client, repo string, number int64
 			job := run.Jobs[next.job-1]
 			step := job.Steps[next.step-1]
 			fmt.Fprintf(w, "== %s / %s\n", job.Name, step.Name)
-			// A detached step ends with its job; following it here would hold up the others.
-			if _, err := at.Log(ctx, repo, number, next.job, next.step, 0, follow && !step.Detach, w); err != nil {
+			if _, err := at.Log(ctx, repo, number, next.job, next.step, 0, follow, w); err != nil {
 				return ci.Run{}, err
 			}
 		case run.Status.Done() || !follow:

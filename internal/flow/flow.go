@@ -80,6 +80,9 @@ func (f *Flow) Close(ctx context.Context) { f.reporter.close(ctx) }
 // pending, and forges are told again. It is called once, before anything else. Leases get time anew, because their
 // runners could not renew them while the server was away.
 func (f *Flow) Recover(ctx context.Context) error {
+	if err := f.checkKeys(ctx); err != nil {
+		return err
+	}
 	runs, err := f.Store.ListRuns(ctx, store.RunFilter{Unfinished: true})
 	if err != nil {
 		return fmt.Errorf("look for unfinished runs: %w", err)
@@ -128,6 +131,35 @@ func (f *Flow) Recover(ctx context.Context) error {
 	}
 	if len(runs) > 0 {
 		f.Log.Info("found unfinished runs", "runs", len(runs))
+	}
+	return nil
+}
+
+// checkKeys opens something that is sealed. A lost key would else be noticed by one run after another, and what is sealed
+// meanwhile with a new one would be lost when the old one is back.
+func (f *Flow) checkKeys(ctx context.Context) error {
+	repos, err := f.Store.ListRepos(ctx)
+	if err != nil {
+		return fmt.Errorf("list the repos: %w", err)
+	}
+	for _, repo := range repos[:min(len(repos), 100)] {
+		secrets, err := f.Store.ListSecrets(ctx, repo.Name)
+		if err != nil {
+			return fmt.Errorf("list the secrets of %s: %w", repo.Name, err)
+		}
+		_, _, err = f.forgeOf(repo)
+		if err == nil && len(secrets) > 0 {
+			_, err = f.Keys.OpenSecret(secrets[0])
+		}
+		if err != nil {
+			return &fault.Error{
+				Code: fault.Invalid, Err: err,
+				Message: fmt.Sprintf("the secrets of %s were sealed with another key; restore the file secret.key in the data folder from a backup", repo.Name),
+			}
+		}
+		if len(secrets)+len(repo.ForgeToken) > 0 {
+			return nil
+		}
 	}
 	return nil
 }

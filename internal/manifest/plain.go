@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -82,7 +83,7 @@ func child(y *yamlv3.Node, step any) *yamlv3.Node {
 // plain adds the objects of a file of YAML documents, or of JSON values.
 func (r *renderer) plain(name string, data []byte) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	if trimmed := bytes.TrimLeft(data, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' {
+	if trimmed := bytes.TrimLeft(data, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' && (path.Ext(name) == ".json" || startsJSON(trimmed)) {
 		r.json(name, data)
 		return
 	}
@@ -94,6 +95,12 @@ func (r *renderer) plain(name string, data []byte) {
 		}
 		line += bytes.Count(doc, []byte("\n"))
 	}
+}
+
+// startsJSON reports whether data begins with a whole JSON value. A mapping in braces may be YAML as well.
+func startsJSON(data []byte) bool {
+	var raw json.RawMessage
+	return json.NewDecoder(bytes.NewReader(data)).Decode(&raw) == nil
 }
 
 // split cuts a file before each line that starts a document, as kubectl does.

@@ -84,6 +84,12 @@ var (
 	parserError = regexp.MustCompile(`^did not find expected (node content|key|',' or|'-' indicator)`)
 )
 
+// indentedByTab reports whether a line begins with spaces and a tab.
+func indentedByTab(text string, line int) bool {
+	lines := strings.Split(text, "\n")
+	return line <= len(lines) && strings.HasPrefix(strings.TrimLeft(lines[line-1], " "), "\t")
+}
+
 // syntaxError finds the place that upstream says in words.
 func syntaxError(err error, text string, at func(Pos) Pos) *Error {
 	pos, message := Pos{1, 1}, err.Error()
@@ -95,6 +101,9 @@ func syntaxError(err error, text string, at func(Pos) Pos) *Error {
 				message += ", here or in the lines below"
 			}
 			pos.Line = min(line, strings.Count(text, "\n")+1)
+			if message == "found character that cannot start any token" && indentedByTab(text, pos.Line) {
+				message = "a tab cannot indent; use spaces"
+			}
 		}
 	}
 	return &Error{at(pos), message}

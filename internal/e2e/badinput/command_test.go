@@ -154,6 +154,24 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// TestLostKey starts a server whose key is gone: it must not make do with a new one.
+func TestLostKey(t *testing.T) {
+	s := start(t, "--no-runner")
+	s.must(t, "", "repo", "add", "ada/engine")
+	s.must(t, "value", "secret", "set", "ada/engine", "x")
+	s.stop()
+	if err := os.Remove(filepath.Join(s.data(), "secret.key")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time, the new key is there
+		r := run(t, nil, "", "server", "--no-runner", "--listen", "127.0.0.1:0", "--data", s.data())
+		if r.code != 1 {
+			t.Errorf("exit code %d", r.code)
+		}
+		checkSentence(t, r.err, "the secrets of ada/engine were sealed with another key; restore the file secret.key")
+	}
+}
+
 // TestFullOutput writes to a full disk: what was asked for is not there, and that is no success.
 func TestFullOutput(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
