@@ -343,7 +343,7 @@ func TestHook(t *testing.T) {
 	s.Forge.Commit(map[string]string{".drone.yml": pipeline(twoSteps)})
 	for _, repo := range []string{flowtest.Repo, "no/body"} {
 		_, _, err := s.Hook(t.Context(), repo, flow.Delivery{Body: []byte("forged")})
-		if f := fault.Of(err); f == nil || f.Code != fault.Unauthorized || f.Message != "the webhook's signature is wrong" {
+		if f := fault.Of(err); f == nil || f.Code != fault.Unauthorized || !strings.HasPrefix(f.Message, "the webhook's signature is wrong") {
 			t.Errorf("a forged webhook of %s: %v", repo, err)
 		}
 	}

@@ -256,5 +256,5 @@ steps:
 	image: slipway/deploy
 	settings: {manifests: host}
 `))
-	b.wantRun(run, ci.Failure, `step "deploy": open the checkout in the workspace: `)
+	b.wantRun(run, ci.Failure, `step "deploy": the checkout "src" is no folder of the workspace any more`)
 }
