@@ -33,6 +33,14 @@ func (h *Handler) getBlob(w http.ResponseWriter, r *http.Request, req request) e
 		return err
 	}
 	defer f.Close()
+	// Who may push and asks for a blob is about to refer to it instead of sending it.
+	if now := h.now(); r.Method == http.MethodHead && now.Sub(blob.Linked) > h.grace/2 && req.who.Allows(req.name, Push) {
+		if err := h.store.TouchBlob(r.Context(), req.name, d.String(), now); errors.Is(err, store.ErrNotFound) {
+			return unknown // collected at this moment
+		} else if err != nil {
+			return err
+		}
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Docker-Content-Digest", d.String())
 	w.Header().Set("ETag", `"`+d.String()+`"`)

@@ -42,12 +42,10 @@ func (k *disk) uploadPath(repository, id string) string {
 	return filepath.Join(k.dir, "uploads", hex.EncodeToString(sum[:8])+"-"+id)
 }
 
-// commit makes the upload at path the blob d, whose digest the caller has checked. When it returns, the blob outlives a
-// loss of power. A blob that is there already is replaced: the bytes are the same, or the old ones were damaged.
-func (k *disk) commit(f *os.File, path string, d digest) error {
-	if err := f.Sync(); err != nil {
-		return err
-	}
+// commit makes the upload at path, which is synced, the blob d, whose digest the caller has checked. When it returns, the
+// blob outlives a loss of power. A blob that is there already is replaced: the bytes are the same, or the old ones were
+// damaged.
+func (k *disk) commit(path string, d digest) error {
 	to := k.blobPath(d)
 	dir := filepath.Dir(to)
 	err := os.Rename(path, to)

@@ -12,12 +12,13 @@
 // database. A manifest is accepted when everything it refers to is linked. Whenever the process dies, a blob that the
 // database knows is whole on disk; at worst a file remains that no row names.
 //
-// # Clean-up that is to come
+// # What is taken away when
 //
-// Nothing here deletes the bytes of a blob. Whatever does must know that [store.BlobLinks] LinkBlob and MountBlob touch
-// the row of a blob in their transaction, and that an upload replaces the file of a blob that is there already: so a
-// collector that takes the row first and the file second, under the lock of the digest, cannot take what a push is
-// about to rely on.
+// [Handler.Collect] frees what nobody has needed for a grace period, while everything else goes on. Each blob of a
+// repository has the time at which it was last linked, mounted or asked for by somebody who may push; that is its lease
+// until a manifest refers to it. A collection takes the row of a blob first and its file second, under the lock of the
+// digest, which a push shares from the renaming of its file to the writing of its row. So a killed process leaves at most
+// files without rows, which the first collections of the next one remove. [Handler.Check] compares rows and files.
 //
 // The specification: https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md (referred to as "spec").
 package registry

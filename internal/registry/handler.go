@@ -34,6 +34,10 @@ type Options struct {
 	MaxBlob int64
 	// UploadAge is how long an upload may rest before Sweep removes it; 0 means 24 hours.
 	UploadAge time.Duration
+	// Grace is for how long what nobody needs is kept: a blob that was pushed, mounted or asked for and that no manifest
+	// refers to yet, and what was deleted and may be restored; 0 means 24 hours. A push that takes longer than that between
+	// a blob and its manifest fails.
+	Grace time.Duration
 	// StallTime is how long a request body may pause; 0 means one minute.
 	StallTime time.Duration
 	// Now is the clock; nil means time.Now.
@@ -57,7 +61,10 @@ type Handler struct {
 	hosts     []string
 	maxBlob   int64
 	uploadAge time.Duration
+	grace     time.Duration
 	stallTime time.Duration
+	locks     locks
+	collector collector
 	now       func() time.Time
 	log       *slog.Logger
 }
@@ -77,7 +84,7 @@ func New(o Options) (*Handler, error) {
 	h := &Handler{
 		store: o.Store, authority: o.Authority, disk: disk, uploads: &uploads{},
 		key: slices.Clone(o.Key), service: o.Service, tokenLife: o.TokenLife, hosts: o.Hosts,
-		maxBlob: o.MaxBlob, uploadAge: o.UploadAge, stallTime: o.StallTime, now: o.Now, log: o.Log,
+		maxBlob: o.MaxBlob, uploadAge: o.UploadAge, grace: o.Grace, stallTime: o.StallTime, now: o.Now, log: o.Log,
 	}
 	if h.service == "" {
 		h.service = "slipway"
@@ -91,6 +98,11 @@ func New(o Options) (*Handler, error) {
 	if h.uploadAge == 0 {
 		h.uploadAge = 24 * time.Hour
 	}
+	if h.grace == 0 {
+		h.grace = 24 * time.Hour
+	}
+	// A process that was killed may have left some.
+	h.collector.strays.Store(true)
 	if h.stallTime == 0 {
 		h.stallTime = time.Minute
 	}

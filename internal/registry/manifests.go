@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -82,6 +84,9 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, req reques
 	if err != nil {
 		return fail(http.StatusBadRequest, codeManifestInvalid, "%v", err)
 	}
+	if err := h.checkFiles(req.name, m); err != nil {
+		return err
+	}
 	m.Repository, m.Digest, m.Created, m.By = req.name, got.String(), h.now(), req.who.Subject()
 	// All of it is here: a client that goes away changes nothing any more.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Minute)
@@ -106,6 +111,29 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, req reques
 	}
 	w.Header().Set("Content-Length", "0")
 	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// checkFiles looks for the files of what m refers to. The rows that the store looks for suffice while rows and files
+// agree; a lost file, or what a power cut took back of the database, must not make a push accepted that nobody can pull.
+func (h *Handler) checkFiles(repository string, m store.Manifest) error {
+	for _, r := range m.References {
+		if r.Manifest {
+			continue
+		}
+		d, err := parseDigest(r.Digest)
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(h.disk.blobPath(d))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() != r.Size {
+			missing := &store.MissingError{Repository: repository, References: []store.Reference{r}}
+			return fail(http.StatusBadRequest, codeManifestBlobUnknown, "the manifest refers to what is not there: %v", missing)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/sha512"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -176,6 +177,19 @@ func random(n int) []byte {
 	b := make([]byte, n)
 	rand.Read(b)
 	return b
+}
+
+// exec changes the database behind the registry's back.
+func (s *site) exec(query string) {
+	s.t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(filepath.Dir(s.dir), "slipway.db"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(s.t.Context(), query); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // pushBlob uploads a blob in one request and returns its digest.

@@ -231,14 +231,26 @@ func (h *Handler) closeUpload(ctx context.Context, u *upload, repository string,
 		h.dropUpload(u, true)
 		return fail(http.StatusBadRequest, codeDigestInvalid, "the %d bytes that arrived have the digest %s, not %s; nothing was stored", u.size, got, d)
 	}
-	if err := h.disk.commit(u.file, u.path, d); err != nil {
+	if err := u.file.Sync(); err != nil {
+		h.dropUpload(u, true)
+		return fmt.Errorf("keep a blob: %w", err)
+	}
+	// From here on it must not be collected, which happens to files without rows.
+	lock := h.locks.of(d)
+	lock.RLock()
+	defer lock.RUnlock()
+	if err := h.disk.commit(u.path, d); err != nil {
 		h.dropUpload(u, true)
 		return fmt.Errorf("keep a blob: %w", err)
 	}
 	// Whole now: a client that goes away must not leave it unlinked.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	return h.store.LinkBlob(ctx, repository, store.Blob{Digest: d.String(), Size: u.size, Linked: h.now()})
+	err := h.store.LinkBlob(ctx, repository, store.Blob{Digest: d.String(), Size: u.size, Linked: h.now()})
+	if err != nil {
+		h.collector.strays.Store(true)
+	}
+	return err
 }
 
 // startUpload begins an upload, or does all of it, or mounts a blob instead (spec, "Pushing blobs" and "Mounting a blob

@@ -16,6 +16,8 @@ type Registry interface {
 	Manifests
 	Tags
 	BlobLinks
+	Garbage
+	Inventory
 }
 
 // Manifests are the manifests of images, with what they refer to.
@@ -27,7 +29,8 @@ type Manifests interface {
 	// FindManifest returns the manifest that reference, a digest or a tag, names in the repository, or ErrNotFound.
 	FindManifest(ctx context.Context, repository, reference string) (Manifest, error)
 	// DeleteManifest removes the manifest whose digest is change.Reference and the tags that point at it, and returns those
-	// tags. Blobs stay linked. If there is no such manifest it says ErrNotFound.
+	// tags. Blobs stay linked. If there is no such manifest it says ErrNotFound. The manifest's row stays, out of sight of
+	// all but Inventory, until PurgeRegistry; storing the manifest again before brings it back.
 	DeleteManifest(ctx context.Context, change Change) (tags []string, err error)
 	// ListReferrers returns the manifests whose subject is filter.Subject, by digest, without Content and References. It
 	// reports whether there are more after them.
@@ -58,8 +61,40 @@ type BlobLinks interface {
 	// FindBlob returns a blob of the repository, or ErrNotFound.
 	FindBlob(ctx context.Context, repository, digest string) (Blob, error)
 	// UnlinkBlob removes a blob from the repository. While a manifest of the repository refers to it, it says ErrInUse; if
-	// the repository does not have it, ErrNotFound.
+	// the repository does not have it, ErrNotFound. Deleted manifests do not count.
 	UnlinkBlob(ctx context.Context, repository, digest string) error
+	// TouchBlob renews the time at which a blob was linked to the repository: somebody relies on finding it there. If the
+	// repository does not have it, it says ErrNotFound.
+	TouchBlob(ctx context.Context, repository, digest string, at time.Time) error
+}
+
+// Garbage is what nobody needs any more. Everything that a push relies on has a time, of the last push or the last
+// question, and is left alone while that is not before then, the end of the grace period.
+type Garbage interface {
+	// PurgeRegistry removes for good the manifests that were deleted before then, and unlinks the blobs that no manifest of
+	// their repository refers to, deleted ones included, and that were last linked before then. It works in many
+	// transactions, each of which is right by itself.
+	PurgeRegistry(ctx context.Context, then time.Time) (Purged, error)
+	// ListUnlinked returns blobs that are in no repository and were last linked before then, at most limit.
+	ListUnlinked(ctx context.Context, then time.Time, limit int) ([]Blob, error)
+	// ForgetBlob removes the record of such a blob. If it is in a repository, or was linked since then, it says ErrInUse.
+	ForgetBlob(ctx context.Context, digest string, then time.Time) error
+}
+
+// Purged counts what PurgeRegistry removed.
+type Purged struct{ Manifests, Links int64 }
+
+// Inventory is everything that there is, for whoever compares it with the disk.
+type Inventory interface {
+	// ListBlobs returns the stored blobs after the digest last, in the order of the bytes of their digests.
+	ListBlobs(ctx context.Context, last string, limit int) ([]Blob, error)
+	// StatBlob returns a stored blob, whatever repositories have it, or ErrNotFound.
+	StatBlob(ctx context.Context, digest string) (Blob, error)
+	// BlobRepositories returns the names of the repositories that have the blob.
+	BlobRepositories(ctx context.Context, digest string) ([]string, error)
+	// ListManifests returns manifests of a repository, by digest, with References, Used, Deleted, and Content if content
+	// is set. Deleted ones are among them.
+	ListManifests(ctx context.Context, page Page, content bool) ([]Manifest, error)
 }
 
 // Manifest is a manifest in a repository.
@@ -81,6 +116,9 @@ type Manifest struct {
 	By string
 	// References are what it needs in its repository. FindManifest does not load them.
 	References []Reference
+	// Used is when it was last pushed, or last lost a tag; Deleted is when it was deleted. Only ListManifests loads them,
+	// and PutManifest takes Created for Used.
+	Used, Deleted time.Time
 }
 
 // Reference is a blob or manifest that a manifest refers to.
@@ -113,7 +151,7 @@ type Blob struct {
 	Digest string
 	// Size is in bytes.
 	Size int64
-	// Linked is when it was last linked to a repository; FindBlob does not load it.
+	// Linked is when it was last linked to a repository; for FindBlob, to that repository.
 	Linked time.Time
 }
 

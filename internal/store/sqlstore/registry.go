@@ -32,10 +32,7 @@ func (db *DB) PutManifest(ctx context.Context, m store.Manifest, tags ...string)
 		if err != nil {
 			return err
 		}
-		id, err := one(ctx, t, value[int64], `SELECT id FROM registry_manifests WHERE repository_id = ? AND digest = ?`, repository, m.Digest)
-		if errors.Is(err, store.ErrNotFound) {
-			id, err = insertManifest(ctx, t, repository, m)
-		}
+		id, err := keepManifest(ctx, t, repository, m)
 		if err != nil {
 			return err
 		}
@@ -48,25 +45,52 @@ func (db *DB) PutManifest(ctx context.Context, m store.Manifest, tags ...string)
 	})
 }
 
-func insertManifest(ctx context.Context, t *tx, repository int64, m store.Manifest) (id int64, err error) {
+// keepManifest makes sure that the manifest is there, and returns its id.
+func keepManifest(ctx context.Context, t *tx, repository int64, m store.Manifest) (id int64, err error) {
+	var deleted *int64
+	err = t.get(ctx, `SELECT id, deleted FROM registry_manifests WHERE repository_id = ? AND digest = ?`, []any{repository, m.Digest}, &id, &deleted)
+	switch {
+	case err == nil && deleted == nil:
+		_, err = t.exec(ctx, `UPDATE registry_manifests SET used = ? WHERE id = ?`, instant(m.Created), id)
+		return id, err
+	case err == nil:
+		// What it needs may have gone while it was deleted. It is a new manifest, by whoever pushes it now.
+		if _, err := t.exec(ctx, `DELETE FROM registry_manifests WHERE id = ?`, id); err != nil {
+			return 0, err
+		}
+	case !errors.Is(err, store.ErrNotFound):
+		return 0, err
+	}
+	return insertManifest(ctx, t, repository, m)
+}
+
+// checkReferences says which references of m are not in its repository, as a *MissingError.
+func checkReferences(ctx context.Context, t *tx, repository int64, m store.Manifest) error {
 	missing := &store.MissingError{Repository: m.Repository}
 	for _, r := range m.References {
 		query := `
 			SELECT b.size FROM registry_links l JOIN registry_blobs b ON b.digest = l.digest
 			WHERE l.repository_id = ? AND l.digest = ?`
 		if r.Manifest {
-			query = `SELECT size FROM registry_manifests WHERE repository_id = ? AND digest = ?`
+			query = `SELECT size FROM registry_manifests WHERE repository_id = ? AND digest = ? AND deleted IS NULL`
 		}
 		size, err := one(ctx, t, value[int64], query, repository, r.Digest)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return 0, err
+			return err
 		}
 		if err != nil || size != r.Size {
 			missing.References = append(missing.References, r)
 		}
 	}
 	if len(missing.References) > 0 {
-		return 0, missing
+		return missing
+	}
+	return nil
+}
+
+func insertManifest(ctx context.Context, t *tx, repository int64, m store.Manifest) (id int64, err error) {
+	if err := checkReferences(ctx, t, repository, m); err != nil {
+		return 0, err
 	}
 	var annotations any
 	if m.Annotations != nil {
@@ -74,11 +98,11 @@ func insertManifest(ctx context.Context, t *tx, repository int64, m store.Manife
 	}
 	err = t.get(ctx, `
 		INSERT INTO registry_manifests (repository_id, digest, media_type, artifact_type, subject, annotations, content,
-			size, created, created_by)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+			size, created, created_by, used)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
 		[]any{
 			repository, m.Digest, m.MediaType, m.ArtifactType, m.Subject, annotations, m.Content,
-			m.Size, instant(m.Created), text(m.By),
+			m.Size, instant(m.Created), text(m.By), instant(m.Created),
 		}, &id)
 	if err != nil {
 		return 0, err
@@ -103,6 +127,11 @@ func putTag(ctx context.Context, t *tx, repository int64, tag string, manifest i
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
+	if err == nil {
+		if _, err := t.exec(ctx, `UPDATE registry_manifests SET used = ? WHERE id = ?`, instant(m.Created), old); err != nil {
+			return err
+		}
+	}
 	_, err = t.exec(ctx, `
 		INSERT INTO registry_tags (repository_id, name, manifest_id, updated, updated_by) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id, updated = excluded.updated,
@@ -126,7 +155,7 @@ func (db *DB) FindManifest(ctx context.Context, repository, reference string) (m
 		SELECT m.digest, m.media_type, m.artifact_type, m.subject, m.annotations, m.content, m.size, m.created, m.created_by
 		FROM registry_repositories r `
 	if strings.Contains(reference, ":") {
-		query += `JOIN registry_manifests m ON m.repository_id = r.id WHERE r.name = ? AND m.digest = ?`
+		query += `JOIN registry_manifests m ON m.repository_id = r.id WHERE r.name = ? AND m.digest = ? AND m.deleted IS NULL`
 	} else {
 		query += `
 			JOIN registry_tags t ON t.repository_id = r.id JOIN registry_manifests m ON m.id = t.manifest_id
@@ -160,7 +189,8 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		if err != nil {
 			return err
 		}
-		id, err := one(ctx, t, value[int64], `SELECT id FROM registry_manifests WHERE repository_id = ? AND digest = ?`, repository, c.Reference)
+		id, err := one(ctx, t, value[int64], `
+			SELECT id FROM registry_manifests WHERE repository_id = ? AND digest = ? AND deleted IS NULL`, repository, c.Reference)
 		if err != nil {
 			return err
 		}
@@ -176,7 +206,7 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		if _, err := t.exec(ctx, `DELETE FROM registry_tags WHERE manifest_id = ?`, id); err != nil {
 			return err
 		}
-		return t.must(ctx, `DELETE FROM registry_manifests WHERE id = ?`, id)
+		return t.must(ctx, `UPDATE registry_manifests SET deleted = ? WHERE id = ?`, instant(c.At), id)
 	})
 	return tags, err
 }
@@ -192,6 +222,7 @@ func (db *DB) ListReferrers(ctx context.Context, f store.ReferrerFilter) (manife
 			SELECT m.digest, m.media_type, m.artifact_type, m.subject, m.annotations, m.size, m.created, m.created_by
 			FROM registry_repositories r JOIN registry_manifests m ON m.repository_id = r.id
 			WHERE r.name = ? AND m.subject = ? AND m.subject <> '' AND m.digest > ? AND (? = '' OR m.artifact_type = ?)
+				AND m.deleted IS NULL
 			ORDER BY m.digest LIMIT ?`),
 			f.Repository, f.Subject, f.Last, f.ArtifactType, f.ArtifactType, f.Limit+1)
 		if err != nil {
@@ -244,7 +275,12 @@ func (db *DB) DeleteTag(ctx context.Context, c store.Change) error {
 		if err != nil {
 			return err
 		}
-		if err := t.must(ctx, `DELETE FROM registry_tags WHERE repository_id = ? AND name = ?`, repository, c.Reference); err != nil {
+		manifest, err := one(ctx, t, value[int64], `
+			DELETE FROM registry_tags WHERE repository_id = ? AND name = ? RETURNING manifest_id`, repository, c.Reference)
+		if err != nil {
+			return err
+		}
+		if _, err := t.exec(ctx, `UPDATE registry_manifests SET used = ? WHERE id = ?`, instant(c.At), manifest); err != nil {
 			return err
 		}
 		return putTagChange(ctx, t, repository, c.Reference, store.TagChange{At: c.At, By: c.By})
@@ -287,12 +323,14 @@ func (db *DB) LinkBlob(ctx context.Context, repository string, b store.Blob) err
 		if err != nil {
 			return err
 		}
-		return link(ctx, t, id, b.Digest)
+		return link(ctx, t, id, b.Digest, b.Linked)
 	})
 }
 
-func link(ctx context.Context, t *tx, repository int64, digest string) error {
-	_, err := t.exec(ctx, `INSERT INTO registry_links (repository_id, digest) VALUES (?, ?) ON CONFLICT DO NOTHING`, repository, digest)
+func link(ctx context.Context, t *tx, repository int64, digest string, at time.Time) error {
+	_, err := t.exec(ctx, `
+		INSERT INTO registry_links (repository_id, digest, linked) VALUES (?, ?, ?)
+		ON CONFLICT (repository_id, digest) DO UPDATE SET linked = excluded.linked`, repository, digest, instant(at))
 	return err
 }
 
@@ -311,7 +349,7 @@ func (db *DB) MountBlob(ctx context.Context, from, to, digest string, at time.Ti
 		if err != nil {
 			return err
 		}
-		return link(ctx, t, id, digest)
+		return link(ctx, t, id, digest, at)
 	})
 }
 
@@ -320,9 +358,9 @@ func (db *DB) FindBlob(ctx context.Context, repository, digest string) (b store.
 	b.Digest = digest
 	err = db.read(ctx, func(t *tx) error {
 		return t.get(ctx, `
-			SELECT b.size FROM registry_repositories r
+			SELECT b.size, l.linked FROM registry_repositories r
 			JOIN registry_links l ON l.repository_id = r.id JOIN registry_blobs b ON b.digest = l.digest
-			WHERE r.name = ? AND l.digest = ?`, []any{repository, digest}, &b.Size)
+			WHERE r.name = ? AND l.digest = ?`, []any{repository, digest}, &b.Size, (*instant)(&b.Linked))
 	})
 	return b, err
 }
@@ -335,7 +373,8 @@ func (db *DB) UnlinkBlob(ctx context.Context, repository, digest string) error {
 			return err
 		}
 		users, err := one(ctx, t, value[int64], `
-			SELECT count(*) FROM registry_references WHERE repository_id = ? AND digest = ? AND NOT is_manifest`, id, digest)
+			SELECT count(*) FROM registry_references f JOIN registry_manifests m ON m.id = f.manifest_id
+			WHERE f.repository_id = ? AND f.digest = ? AND NOT f.is_manifest AND m.deleted IS NULL`, id, digest)
 		if err != nil {
 			return err
 		}

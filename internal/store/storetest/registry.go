@@ -35,7 +35,7 @@ func testRegistryBlobs(t *testing.T, s store.Store) {
 	linkBlob(t, s, "octo/app", 1) // again
 	got, err := s.FindBlob(ctx, "octo/app", digestOf(1))
 	check(t, err)
-	same(t, got, store.Blob{Digest: digestOf(1), Size: 1})
+	same(t, got, store.Blob{Digest: digestOf(1), Size: 1, Linked: noon})
 	_, err = s.FindBlob(ctx, "other/app", digestOf(1))
 	wantErr(t, err, store.ErrNotFound)
 

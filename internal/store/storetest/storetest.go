@@ -55,6 +55,10 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryTags", testRegistryTags},
 		{"RegistryReferrers", testRegistryReferrers},
 		{"RegistryConcurrent", testRegistryConcurrent},
+		{"RegistryDeleted", testRegistryDeleted},
+		{"RegistryGarbage", testRegistryGarbage},
+		{"RegistryGarbageMany", testRegistryGarbageMany},
+		{"RegistryInventory", testRegistryInventory},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,210 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"slipway/internal/store"
+)
+
+// TouchBlob implements [store.BlobLinks].
+func (db *DB) TouchBlob(ctx context.Context, repository, digest string, at time.Time) error {
+	return db.tx(ctx, func(t *tx) error {
+		return t.must(ctx, `
+			UPDATE registry_links SET linked = ?
+			WHERE digest = ? AND repository_id = (SELECT id FROM registry_repositories WHERE name = ?)`, instant(at), digest, repository)
+	})
+}
+
+// purgeBatch bounds how long one transaction of PurgeRegistry keeps other writers waiting.
+const purgeBatch = 500
+
+// PurgeRegistry implements [store.Garbage].
+func (db *DB) PurgeRegistry(ctx context.Context, then time.Time) (purged store.Purged, err error) {
+	for {
+		var n int64
+		err := db.tx(ctx, func(t *tx) (err error) {
+			n, err = t.exec(ctx, `
+				DELETE FROM registry_manifests WHERE id IN (SELECT id FROM registry_manifests WHERE deleted < ? LIMIT ?)
+					AND deleted < ?`, instant(then), purgeBatch, instant(then))
+			return err
+		})
+		purged.Manifests += n
+		if err != nil {
+			return purged, err
+		}
+		if n == 0 {
+			break
+		}
+	}
+
+	// Looking needs no lock; what is found is looked at again with the repository's, which every push takes.
+	type candidate struct {
+		repository string
+		digest     string
+	}
+	last := candidate{}
+	for {
+		var found []candidate
+		err := db.read(ctx, func(t *tx) (err error) {
+			found, err = list(ctx, t, func(row scanner) (c candidate, err error) {
+				return c, row.Scan(&c.repository, &c.digest)
+			}, `
+				SELECT r.name, l.digest FROM registry_links l JOIN registry_repositories r ON r.id = l.repository_id
+				WHERE l.linked < ? AND (r.name > ? OR r.name = ? AND l.digest > ?) AND NOT EXISTS (
+					SELECT 1 FROM registry_references f
+					WHERE f.repository_id = l.repository_id AND f.digest = l.digest AND NOT f.is_manifest)
+				ORDER BY r.name, l.digest LIMIT ?`, instant(then), last.repository, last.repository, last.digest, purgeBatch)
+			return err
+		})
+		if err != nil || len(found) == 0 {
+			return purged, err
+		}
+		last = found[len(found)-1]
+		for len(found) > 0 {
+			name, digests := found[0].repository, []string(nil)
+			for len(found) > 0 && found[0].repository == name {
+				digests = append(digests, found[0].digest)
+				found = found[1:]
+			}
+			n, err := db.unlinkUnused(ctx, name, digests, then)
+			purged.Links += n
+			if err != nil {
+				return purged, err
+			}
+		}
+	}
+}
+
+// unlinkUnused removes those of the blobs from the repository that still nobody needs.
+func (db *DB) unlinkUnused(ctx context.Context, repository string, digests []string, then time.Time) (unlinked int64, err error) {
+	err = db.tx(ctx, func(t *tx) error {
+		unlinked = 0
+		id, err := lockRepository(ctx, t, repository)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, digest := range digests {
+			n, err := t.exec(ctx, `
+				DELETE FROM registry_links WHERE repository_id = ? AND digest = ? AND linked < ? AND NOT EXISTS (
+					SELECT 1 FROM registry_references f
+					WHERE f.repository_id = registry_links.repository_id AND f.digest = registry_links.digest AND NOT f.is_manifest)`,
+				id, digest, instant(then))
+			if err != nil {
+				return err
+			}
+			unlinked += n
+		}
+		return nil
+	})
+	return unlinked, err
+}
+
+func scanBlob(row scanner) (b store.Blob, err error) {
+	return b, row.Scan(&b.Digest, &b.Size, (*instant)(&b.Linked))
+}
+
+// ListUnlinked implements [store.Garbage].
+func (db *DB) ListUnlinked(ctx context.Context, then time.Time, limit int) (blobs []store.Blob, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		blobs, err = list(ctx, t, scanBlob, `
+			SELECT digest, size, linked FROM registry_blobs b
+			WHERE linked < ? AND NOT EXISTS (SELECT 1 FROM registry_links l WHERE l.digest = b.digest) LIMIT ?`, instant(then), limit)
+		return err
+	})
+	return blobs, err
+}
+
+// ForgetBlob implements [store.Garbage].
+func (db *DB) ForgetBlob(ctx context.Context, digest string, then time.Time) error {
+	return db.tx(ctx, func(t *tx) error {
+		// LinkBlob and MountBlob write to this row before they link. Whoever comes second waits, and sees what the first did.
+		err := t.must(ctx, `
+			DELETE FROM registry_blobs WHERE digest = ? AND linked < ? AND NOT EXISTS (
+				SELECT 1 FROM registry_links l WHERE l.digest = registry_blobs.digest)`, digest, instant(then))
+		if errors.Is(err, store.ErrNotFound) {
+			if _, err := one(ctx, t, value[string], `SELECT digest FROM registry_blobs WHERE digest = ?`, digest); err != nil {
+				return err
+			}
+			return store.ErrInUse
+		}
+		return err
+	})
+}
+
+// ListBlobs implements [store.Inventory].
+func (db *DB) ListBlobs(ctx context.Context, last string, limit int) (blobs []store.Blob, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		blobs, err = list(ctx, t, scanBlob, `
+			SELECT digest, size, linked FROM registry_blobs WHERE digest > ? ORDER BY digest LIMIT ?`, last, limit)
+		return err
+	})
+	return blobs, err
+}
+
+// StatBlob implements [store.Inventory].
+func (db *DB) StatBlob(ctx context.Context, digest string) (b store.Blob, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		b, err = one(ctx, t, scanBlob, `SELECT digest, size, linked FROM registry_blobs WHERE digest = ?`, digest)
+		return err
+	})
+	return b, err
+}
+
+// BlobRepositories implements [store.Inventory].
+func (db *DB) BlobRepositories(ctx context.Context, digest string) (names []string, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		names, err = list(ctx, t, value[string], `
+			SELECT r.name FROM registry_links l JOIN registry_repositories r ON r.id = l.repository_id
+			WHERE l.digest = ? ORDER BY r.name`, digest)
+		return err
+	})
+	return names, err
+}
+
+// ListManifests implements [store.Inventory].
+func (db *DB) ListManifests(ctx context.Context, page store.Page, content bool) (manifests []store.Manifest, err error) {
+	column := "NULL"
+	if content {
+		column = "content"
+	}
+	err = db.read(ctx, func(t *tx) error {
+		repository, err := one(ctx, t, value[int64], `SELECT id FROM registry_repositories WHERE name = ?`, page.Repository)
+		if err != nil {
+			return err
+		}
+		var ids []int64
+		manifests, err = list(ctx, t, func(row scanner) (m store.Manifest, err error) {
+			var annotations *string
+			var id int64
+			err = row.Scan(&id, &m.Digest, &m.MediaType, &m.ArtifactType, &m.Subject, &annotations, &m.Content, &m.Size,
+				(*instant)(&m.Created), &m.By, (*instant)(&m.Used), (*instant)(&m.Deleted))
+			m.Repository, m.Annotations = page.Repository, rawJSON(annotations)
+			ids = append(ids, id)
+			return m, err
+		}, `
+			SELECT id, digest, media_type, artifact_type, subject, annotations, `+column+`, size, created, created_by, used, deleted
+			FROM registry_manifests WHERE repository_id = ? AND digest > ? ORDER BY digest LIMIT ?`, repository, page.Last, page.Limit)
+		if err != nil {
+			return err
+		}
+		for i, id := range ids {
+			manifests[i].References, err = list(ctx, t, func(row scanner) (r store.Reference, err error) {
+				return r, row.Scan(&r.Digest, &r.Manifest, &r.Size)
+			}, `
+				SELECT f.digest, f.is_manifest, coalesce(b.size, m.size, 0) FROM registry_references f
+				LEFT JOIN registry_blobs b ON b.digest = f.digest AND NOT f.is_manifest
+				LEFT JOIN registry_manifests m ON m.repository_id = f.repository_id AND m.digest = f.digest AND f.is_manifest
+				WHERE f.manifest_id = ? ORDER BY f.digest`, id)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return manifests, err
+}
