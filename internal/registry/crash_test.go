@@ -24,6 +24,9 @@ import (
 // crashDir names, in the environment, the folder that this test binary serves when it is started as a server.
 const crashDir = "SLIPWAY_TEST_REGISTRY_DIR"
 
+// crashCollects, in the environment, makes such a server collect all the time, with a grace period of stressGrace.
+const crashCollects = "SLIPWAY_TEST_REGISTRY_COLLECTS=1"
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
 		if err := serveForCrash(dir); err != nil {
@@ -41,9 +44,13 @@ func serveForCrash(dir string) error {
 	if err != nil {
 		return err
 	}
-	h, err := registry.New(registry.Options{
-		Dir: filepath.Join(dir, "registry"), Store: db, Authority: testPeople, Key: make([]byte, 32),
-	})
+	o := registry.Options{Dir: filepath.Join(dir, "registry"), Store: db, Authority: testPeople, Key: make([]byte, 32)}
+	name, value, _ := strings.Cut(crashCollects, "=")
+	collects := os.Getenv(name) == value
+	if collects {
+		o.Grace = stressGrace
+	}
+	h, err := registry.New(o)
 	if err != nil {
 		return err
 	}
@@ -52,18 +59,24 @@ func serveForCrash(dir string) error {
 		return err
 	}
 	fmt.Println(l.Addr())
+	if collects {
+		go func() {
+			fmt.Fprintln(os.Stderr, collectForCrash(h))
+			os.Exit(1)
+		}()
+	}
 	return http.Serve(l, h)
 }
 
-// startServer starts a server process on dir. It returns its URL and what kills it.
-func startServer(t *testing.T, dir string) (url string, kill func()) {
+// startServer starts a server process on dir, with more in its environment. It returns its URL and what kills it.
+func startServer(t *testing.T, dir string, env ...string) (url string, kill func()) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	cmd.Env = append(append(os.Environ(), crashDir+"="+dir), env...)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
