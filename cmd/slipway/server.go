@@ -47,6 +47,7 @@ type serverOptions struct {
 	database string
 	noRunner bool
 	timeout  time.Duration
+	grace    time.Duration
 	runner   runnerOptions
 }
 
@@ -70,6 +71,7 @@ The first start makes an admin's token and writes it to the file admin-token in 
 	flags.StringVar(&opts.database, "database", "", "postgres://... or a path of an SQLite file (default DATA/slipway.db)")
 	flags.BoolVar(&opts.noRunner, "no-runner", false, "start no runner beside the server")
 	flags.DurationVar(&opts.timeout, "timeout", time.Hour, "limit of a job whose repo sets none")
+	flags.DurationVar(&opts.grace, "registry-grace", 24*time.Hour, "how long the registry keeps what nobody needs any more, and what was deleted")
 	opts.runner.addEngineFlags(flags)
 	return cmd
 }
@@ -89,6 +91,9 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fault.New(fault.Conflict, "cannot listen on %s: %s; choose another address by --listen", opts.listen, fault.Cause(err))
 	}
 	defer listener.Close()
+	if opts.grace < time.Minute {
+		return fault.New(fault.Invalid, "--registry-grace %s is too short; a push needs a minute at least between a layer and its manifest", opts.grace)
+	}
 	inside := "http://" + listener.Addr().String()
 	if opts.timeout <= 0 {
 		return fault.New(fault.Invalid, "--timeout is more than 0, not %s", opts.timeout)
@@ -157,7 +162,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	})
 	images, err := registry.New(registry.Options{
 		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: derive(tokenKey, "registry"),
-		Hosts: []string{root.Host, listener.Addr().String()}, Log: log,
+		Hosts: []string{root.Host, listener.Addr().String()}, Grace: opts.grace, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the registry: %w", err)
@@ -191,7 +196,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return nil
 	})
 	group.Go(func() error { runs.Run(ctx); return nil })
-	group.Go(func() error { sweep(ctx, images, log); return nil })
+	group.Go(func() error { tidy(ctx, images, min(opts.grace, time.Hour), log); return nil })
 	if !opts.noRunner {
 		opts.runner.data = filepath.Join(opts.data, "runner")
 		opts.runner.tokenFile = filepath.Join(opts.data, "runner-token")
@@ -234,15 +239,22 @@ func announce(ctx context.Context, runs *flow.Flow, repo string, events []ci.Eve
 	}
 }
 
-// sweep removes what clients of the registry left unfinished, now and then.
-func sweep(ctx context.Context, images *registry.Handler, log *slog.Logger) {
-	tick := time.NewTicker(time.Hour)
+// tidy frees what nobody needs any more in the registry, and what clients left unfinished, every now and then.
+func tidy(ctx context.Context, images *registry.Handler, pause time.Duration, log *slog.Logger) {
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		if swept, err := images.Sweep(ctx); err != nil && ctx.Err() == nil {
 			log.Error("sweep unfinished uploads", "error", err)
 		} else if swept > 0 {
 			log.Info("swept unfinished uploads", "uploads", swept)
+		}
+		freed, err := images.Collect(ctx)
+		if err != nil && ctx.Err() == nil {
+			log.Error("collect the registry's garbage", "error", err)
+		}
+		if freed != (registry.Collected{}) {
+			log.Info("collected the registry's garbage", "manifests", freed.Manifests, "links", freed.Links, "blobs", freed.Blobs, "bytes", freed.Bytes)
 		}
 		select {
 		case <-ctx.Done():
