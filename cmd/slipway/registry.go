@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -32,12 +33,15 @@ With --repair it makes right what can be; a blob that is lost and that an image 
 back. Exit code 2 says that something is left to do.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if _, err := os.Stat(filepath.Join(data, "registry")); err != nil {
+				return fault.New(fault.Invalid, "%s is not the data folder of a server: %w; give it by --data", data, err)
+			}
 			unlock, err := lockFile(filepath.Join(data, "lock"))
 			switch {
 			case errors.Is(err, errLocked):
 				return fault.New(fault.Conflict, "a slipway server uses %s: %w; stop it first", data, err)
 			case err != nil:
-				return fault.New(fault.Invalid, "%s is not the data folder of a server: %w; give it by --data", data, err)
+				return fault.New(fault.Invalid, "%s cannot be locked: %w", data, err)
 			}
 			defer unlock()
 			if database == "" {
