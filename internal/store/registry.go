@@ -18,12 +18,14 @@ type Registry interface {
 	BlobLinks
 	Garbage
 	Inventory
+	Policies
 }
 
 // Manifests are the manifests of images, with what they refer to.
 type Manifests interface {
 	// PutManifest stores a manifest and its references, and points tags at it, all in one transaction. If a reference that
-	// must exist does not, nothing is stored and the error is a *MissingError. Storing a manifest again changes nothing but
+	// must exist does not, nothing is stored and the error is a *MissingError; if one of manifest.Immutable is in the way,
+	// it is ErrExists. Storing a manifest again changes nothing but
 	// the tags. A tag that moves gets a line of history, by manifest.By at manifest.Created.
 	PutManifest(ctx context.Context, manifest Manifest, tags ...string) error
 	// FindManifest returns the manifest that reference, a digest or a tag, names in the repository, or ErrNotFound.
@@ -44,6 +46,10 @@ type Tags interface {
 	ListTags(ctx context.Context, page Page) ([]Tag, error)
 	// DeleteTag removes the tag change.Reference and leaves its manifest. If there is no such tag it says ErrNotFound.
 	DeleteTag(ctx context.Context, change Change) error
+	// Restore brings the deleted manifest change.Digest back, with the images of an index, and points the tag
+	// change.Reference at it, unless that is empty. It moves a tag back as well, to a manifest that was not deleted. If the
+	// manifest has been purged it says ErrNotFound; if what it needs has gone, a *MissingError.
+	Restore(ctx context.Context, change Change) error
 	// TagHistory returns what happened to a tag, newest first, at most limit lines. It outlives the tag.
 	TagHistory(ctx context.Context, repository, tag string, limit int) ([]TagChange, error)
 	// ListRepositories returns names of repositories in the order of their bytes. page.Repository is not used.
@@ -119,6 +125,8 @@ type Manifest struct {
 	// Used is when it was last pushed, or last lost a tag; Deleted is when it was deleted. Only ListManifests loads them,
 	// and PutManifest takes Created for Used.
 	Used, Deleted time.Time
+	// Immutable are those tags, of the ones that PutManifest points at it, that must not be moved from another manifest.
+	Immutable []string
 }
 
 // Reference is a blob or manifest that a manifest refers to.
@@ -171,13 +179,36 @@ type TagChange struct {
 	By     string
 }
 
-// Change says what is to be deleted, by whom and when.
+// Change says what is to be deleted or restored, by whom and when.
 type Change struct {
 	Repository string
 	// Reference is a tag or a digest.
 	Reference string
-	By        string
-	At        time.Time
+	// Digest, for DeleteTag, is what the tag must point at, unless it is empty; else there is no such tag.
+	Digest string
+	// Immutable, unless nil, says which tags must stay: for one of them the error is ErrExists.
+	Immutable func(tag string) bool
+	// Unneeded, for DeleteManifest, says that no tag may point at the manifest, no other one refer to it or be about it, and
+	// nobody may have used it since At; else the error is ErrInUse.
+	Unneeded bool
+	By       string
+	At       time.Time
+}
+
+// Policies are the texts of retention policies.
+type Policies interface {
+	// PutPolicy stores the policy of policy.Repository; an empty Text removes it.
+	PutPolicy(ctx context.Context, policy Policy) error
+	// ListPolicies returns all policies by repository.
+	ListPolicies(ctx context.Context) ([]Policy, error)
+}
+
+// Policy is the text of a repository's policy; that of the empty repository is for all that have none.
+type Policy struct {
+	Repository string
+	Text       string
+	Updated    time.Time
+	By         string
 }
 
 // Page chooses a part of an ordered list: at most Limit entries after Last; an empty Last means from the start.

@@ -193,13 +193,7 @@ func (db *DB) ListManifests(ctx context.Context, page store.Page, content bool) 
 			return err
 		}
 		for i, id := range ids {
-			manifests[i].References, err = list(ctx, t, func(row scanner) (r store.Reference, err error) {
-				return r, row.Scan(&r.Digest, &r.Manifest, &r.Size)
-			}, `
-				SELECT f.digest, f.is_manifest, coalesce(b.size, m.size, 0) FROM registry_references f
-				LEFT JOIN registry_blobs b ON b.digest = f.digest AND NOT f.is_manifest
-				LEFT JOIN registry_manifests m ON m.repository_id = f.repository_id AND m.digest = f.digest AND f.is_manifest
-				WHERE f.manifest_id = ? ORDER BY f.digest`, id)
+			manifests[i].References, err = references(ctx, t, id)
 			if err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -128,6 +129,9 @@ func putTag(ctx context.Context, t *tx, repository int64, tag string, manifest i
 		return err
 	}
 	if err == nil {
+		if slices.Contains(m.Immutable, tag) {
+			return store.ErrExists
+		}
 		if _, err := t.exec(ctx, `UPDATE registry_manifests SET used = ? WHERE id = ?`, instant(m.Created), old); err != nil {
 			return err
 		}
@@ -197,6 +201,14 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		tags, err = list(ctx, t, value[string], `SELECT name FROM registry_tags WHERE manifest_id = ? ORDER BY name`, id)
 		if err != nil {
 			return err
+		}
+		if c.Immutable != nil && slices.ContainsFunc(tags, c.Immutable) {
+			return store.ErrExists
+		}
+		if c.Unneeded {
+			if err := checkUnneeded(ctx, t, repository, id, c); err != nil {
+				return err
+			}
 		}
 		for _, tag := range tags {
 			if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
@@ -275,8 +287,13 @@ func (db *DB) DeleteTag(ctx context.Context, c store.Change) error {
 		if err != nil {
 			return err
 		}
+		if c.Immutable != nil && c.Immutable(c.Reference) {
+			return store.ErrExists
+		}
 		manifest, err := one(ctx, t, value[int64], `
-			DELETE FROM registry_tags WHERE repository_id = ? AND name = ? RETURNING manifest_id`, repository, c.Reference)
+			DELETE FROM registry_tags WHERE repository_id = ? AND name = ? AND (? = '' OR manifest_id = (
+				SELECT id FROM registry_manifests m WHERE m.repository_id = registry_tags.repository_id AND m.digest = ?))
+			RETURNING manifest_id`, repository, c.Reference, c.Digest, c.Digest)
 		if err != nil {
 			return err
 		}

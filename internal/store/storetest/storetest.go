@@ -59,6 +59,10 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryGarbage", testRegistryGarbage},
 		{"RegistryGarbageMany", testRegistryGarbageMany},
 		{"RegistryInventory", testRegistryInventory},
+		{"RegistryImmutable", testRegistryImmutable},
+		{"RegistryUnneeded", testRegistryUnneeded},
+		{"RegistryRestore", testRegistryRestore},
+		{"RegistryPolicies", testRegistryPolicies},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,108 @@
+package sqlstore
+
+import (
+	"context"
+
+	"slipway/internal/store"
+)
+
+// checkUnneeded says ErrInUse unless the manifest may be deleted without anybody missing it.
+func checkUnneeded(ctx context.Context, t *tx, repository, id int64, c store.Change) error {
+	uses, err := one(ctx, t, value[int64], `
+		SELECT (SELECT count(*) FROM registry_tags WHERE manifest_id = m.id)
+			+ (SELECT count(*) FROM registry_references f JOIN registry_manifests i ON i.id = f.manifest_id
+				WHERE f.repository_id = m.repository_id AND f.digest = m.digest AND f.is_manifest AND i.deleted IS NULL)
+			+ (SELECT count(*) FROM registry_manifests s
+				WHERE s.repository_id = m.repository_id AND s.subject = m.digest AND s.subject <> '' AND s.deleted IS NULL)
+			+ (CASE WHEN m.used > ? THEN 1 ELSE 0 END)
+		FROM registry_manifests m WHERE m.repository_id = ? AND m.id = ?`, instant(c.At), repository, id)
+	if err == nil && uses > 0 {
+		err = store.ErrInUse
+	}
+	return err
+}
+
+// Restore implements [store.Tags].
+func (db *DB) Restore(ctx context.Context, c store.Change) error {
+	return db.tx(ctx, func(t *tx) error {
+		repository, err := lockRepository(ctx, t, c.Repository)
+		if err != nil {
+			return err
+		}
+		id, err := restoreManifest(ctx, t, repository, c, c.Digest)
+		if err != nil || c.Reference == "" {
+			return err
+		}
+		m := store.Manifest{Digest: c.Digest, Created: c.At, By: c.By}
+		if c.Immutable != nil && c.Immutable(c.Reference) {
+			m.Immutable = []string{c.Reference}
+		}
+		return putTag(ctx, t, repository, c.Reference, id, m)
+	})
+}
+
+// restoreManifest makes the manifest and those of its images that were deleted visible again, if all that they need is
+// there, and returns its id.
+func restoreManifest(ctx context.Context, t *tx, repository int64, c store.Change, digest string) (id int64, err error) {
+	var deleted *int64
+	err = t.get(ctx, `SELECT id, deleted FROM registry_manifests WHERE repository_id = ? AND digest = ?`, []any{repository, digest}, &id, &deleted)
+	if err != nil {
+		return 0, err
+	}
+	m := store.Manifest{Repository: c.Repository}
+	if m.References, err = references(ctx, t, id); err != nil {
+		return 0, err
+	}
+	for _, r := range m.References {
+		// Indexes of indexes end: nobody can make two that refer to each other.
+		if r.Manifest {
+			if _, err := restoreManifest(ctx, t, repository, c, r.Digest); err != nil && err != store.ErrNotFound {
+				return 0, err
+			}
+		}
+	}
+	if deleted != nil {
+		if err := checkReferences(ctx, t, repository, m); err != nil {
+			return 0, err
+		}
+	}
+	_, err = t.exec(ctx, `UPDATE registry_manifests SET deleted = NULL, used = ? WHERE id = ?`, instant(c.At), id)
+	return id, err
+}
+
+// references returns what a manifest refers to. The size of what has gone is 0.
+func references(ctx context.Context, t *tx, manifest int64) ([]store.Reference, error) {
+	return list(ctx, t, func(row scanner) (r store.Reference, err error) {
+		return r, row.Scan(&r.Digest, &r.Manifest, &r.Size)
+	}, `
+		SELECT f.digest, f.is_manifest, coalesce(b.size, m.size, 0) FROM registry_references f
+		LEFT JOIN registry_blobs b ON b.digest = f.digest AND NOT f.is_manifest
+		LEFT JOIN registry_manifests m ON m.repository_id = f.repository_id AND m.digest = f.digest AND f.is_manifest
+		WHERE f.manifest_id = ? ORDER BY f.digest`, manifest)
+}
+
+// PutPolicy implements [store.Policies].
+func (db *DB) PutPolicy(ctx context.Context, p store.Policy) error {
+	return db.tx(ctx, func(t *tx) error {
+		if p.Text == "" {
+			_, err := t.exec(ctx, `DELETE FROM registry_policies WHERE repository = ?`, p.Repository)
+			return err
+		}
+		_, err := t.exec(ctx, `
+			INSERT INTO registry_policies (repository, policy, updated, updated_by) VALUES (?, ?, ?, ?)
+			ON CONFLICT (repository) DO UPDATE SET policy = excluded.policy, updated = excluded.updated,
+				updated_by = excluded.updated_by`, p.Repository, text(p.Text), instant(p.Updated), text(p.By))
+		return err
+	})
+}
+
+// ListPolicies implements [store.Policies].
+func (db *DB) ListPolicies(ctx context.Context) (policies []store.Policy, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		policies, err = list(ctx, t, func(row scanner) (p store.Policy, err error) {
+			return p, row.Scan(&p.Repository, &p.Text, (*instant)(&p.Updated), &p.By)
+		}, `SELECT repository, policy, updated, updated_by FROM registry_policies ORDER BY repository`)
+		return err
+	})
+	return policies, err
+}
