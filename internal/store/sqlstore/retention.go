@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"errors"
 
 	"slipway/internal/store"
 )
@@ -56,7 +57,7 @@ func restoreManifest(ctx context.Context, t *tx, repository int64, c store.Chang
 	for _, r := range m.References {
 		// Indexes of indexes end: nobody can make two that refer to each other.
 		if r.Manifest {
-			if _, err := restoreManifest(ctx, t, repository, c, r.Digest); err != nil && err != store.ErrNotFound {
+			if _, err := restoreManifest(ctx, t, repository, c, r.Digest); err != nil && !errors.Is(err, store.ErrNotFound) {
 				return 0, err
 			}
 		}

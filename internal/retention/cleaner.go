@@ -1,0 +1,302 @@
+package retention
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"slipway/internal/fault"
+	"slipway/internal/store"
+)
+
+// Facts are what the rest of the server knows of a repository of images.
+type Facts interface {
+	// InUse returns the digests that must not go, and for each who needs it.
+	InUse(ctx context.Context, repository string) (map[string]string, error)
+	// Branches returns the names of the branches, or nil if they are not known.
+	Branches(ctx context.Context, repository string) ([]string, error)
+	// Over reports whether by, who pushed a tag, was a run, and has ended.
+	Over(ctx context.Context, by string) (bool, error)
+}
+
+// Store is what a Cleaner needs of the store.
+type Store interface {
+	store.Manifests
+	store.Tags
+	store.Inventory
+	store.Policies
+}
+
+// Cleaner carries policies out. It may be used concurrently; one at a time may belong to a store.
+type Cleaner struct {
+	Store Store
+	Facts Facts
+	// Now is the clock.
+	Now func() time.Time
+
+	mu       sync.Mutex
+	policies map[string]known
+}
+
+// known is a policy that was read.
+type known struct {
+	store.Policy
+	parsed Policy
+	err    error
+}
+
+// load reads all policies, once.
+func (c *Cleaner) load(ctx context.Context) (map[string]known, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.policies != nil {
+		return c.policies, nil
+	}
+	list, err := c.Store.ListPolicies(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("load the retention policies: %w", err)
+	}
+	policies := map[string]known{}
+	for _, p := range list {
+		parsed, err := Parse(p.Text)
+		policies[p.Repository] = known{p, parsed, err}
+	}
+	c.policies = policies
+	return policies, nil
+}
+
+// Find returns the policy that holds for a repository and its text: its own, or that of the nearest repository above it
+// (octo/app for octo/app/cache), or the one for all. Without any it returns zero values.
+func (c *Cleaner) Find(ctx context.Context, repository string) (store.Policy, Policy, error) {
+	policies, err := c.load(ctx)
+	if err != nil {
+		return store.Policy{}, Policy{}, err
+	}
+	for name := repository; ; {
+		if p, ok := policies[name]; ok {
+			return p.Policy, p.parsed, p.err
+		}
+		if name == "" {
+			return store.Policy{}, Policy{}, nil
+		}
+		name = name[:max(0, strings.LastIndexByte(name, '/'))]
+	}
+}
+
+// Put sets the policy of a repository and what is below it, or for all if its name is empty. An empty text removes it. A
+// text that is not a policy is a fault with [fault.Invalid].
+func (c *Cleaner) Put(ctx context.Context, repository, text, by string) error {
+	if _, err := Parse(text); err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	if err := c.Store.PutPolicy(ctx, store.Policy{Repository: repository, Text: text, Updated: c.Now(), By: by}); err != nil {
+		return fmt.Errorf("store the retention policy: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.policies = nil
+	return nil
+}
+
+// Fixed returns what says whether a tag of the repository is immutable.
+func (c *Cleaner) Fixed(ctx context.Context, repository string) (func(tag string) bool, error) {
+	_, policy, err := c.Find(ctx, repository)
+	return policy.Fixed, err
+}
+
+// DryRun returns what a policy would do to the repository now; nil is the one that holds.
+func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy) (Decision, error) {
+	if policy == nil {
+		_, found, err := c.Find(ctx, repository)
+		if err != nil {
+			return Decision{}, err
+		}
+		policy = &found
+	}
+	state, err := c.state(ctx, repository)
+	if err != nil {
+		return Decision{}, err
+	}
+	return policy.Decide(state), nil
+}
+
+// state finds out what there is. Tags come before manifests: of what is pushed meanwhile, only the manifest is seen, and
+// that is too young to go.
+func (c *Cleaner) state(ctx context.Context, repository string) (State, error) {
+	s := State{Now: c.Now()}
+	for page := (store.Page{Repository: repository, Limit: 1000}); ; {
+		tags, err := c.Store.ListTags(ctx, page)
+		if err != nil {
+			return s, err
+		}
+		s.Tags = append(s.Tags, tags...)
+		if len(tags) < page.Limit {
+			break
+		}
+		page.Last = tags[len(tags)-1].Name
+	}
+	for page := (store.Page{Repository: repository, Limit: 500}); ; {
+		manifests, err := c.Store.ListManifests(ctx, page, false)
+		if err != nil {
+			return s, err
+		}
+		s.Manifests = append(s.Manifests, manifests...)
+		if len(manifests) < page.Limit {
+			break
+		}
+		page.Last = manifests[len(manifests)-1].Digest
+	}
+	var err error
+	// What is not known for sure deletes nothing.
+	if s.InUse, err = c.Facts.InUse(ctx, repository); err != nil {
+		return s, fmt.Errorf("find out which images of %s are in use: %w", repository, err)
+	}
+	if s.Branches, err = c.Facts.Branches(ctx, repository); err != nil {
+		return s, fmt.Errorf("list the branches of %s: %w", repository, err)
+	}
+	over := map[string]bool{}
+	for _, tag := range s.Tags {
+		if _, ok := over[tag.By]; ok {
+			continue
+		}
+		if over[tag.By], err = c.Facts.Over(ctx, tag.By); err != nil {
+			return s, fmt.Errorf("find out whether %s is over: %w", tag.By, err)
+		}
+	}
+	s.Over = func(by string) bool { return over[by] }
+	return s, nil
+}
+
+// Cleaned counts what Clean deleted.
+type Cleaned struct{ Tags, Images int }
+
+// by is who deletes, in the histories of tags.
+const by = "clean-up"
+
+// Clean carries out the policies of all repositories. A tag that moves or an image that is pushed or tagged meanwhile
+// stays. An error leaves a repository to the next time, and does not keep the others from theirs.
+func (c *Cleaner) Clean(ctx context.Context) (Cleaned, error) {
+	var done Cleaned
+	var errs []error
+	for last := ""; ; {
+		names, err := c.Store.ListRepositories(ctx, store.Page{Last: last, Limit: 500})
+		if err != nil || len(names) == 0 {
+			return done, errors.Join(append(errs, err)...)
+		}
+		last = names[len(names)-1]
+		for _, name := range names {
+			_, policy, err := c.Find(ctx, name)
+			if err == nil && (len(policy.Rules) > 0 || policy.Untagged > 0) {
+				err = c.clean(ctx, name, policy, &done)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("clean up %s: %w", name, err))
+			}
+			if ctx.Err() != nil {
+				return done, errors.Join(errs...)
+			}
+		}
+	}
+}
+
+func (c *Cleaner) clean(ctx context.Context, repository string, policy Policy, done *Cleaned) error {
+	state, err := c.state(ctx, repository)
+	if err != nil {
+		return err
+	}
+	removals := policy.Decide(state).Removals
+	for _, r := range removals {
+		if r.Tag == "" {
+			continue
+		}
+		err := c.Store.DeleteTag(ctx, store.Change{Repository: repository, Reference: r.Tag, Digest: r.Digest, By: by, At: state.Now})
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if err == nil {
+			done.Tags++
+		}
+	}
+	// An image goes after all that refers to it, which a round or two find out.
+	for progress := true; progress; {
+		progress = false
+		for i, r := range removals {
+			if !r.Image {
+				continue
+			}
+			_, err := c.Store.DeleteManifest(ctx, store.Change{Repository: repository, Reference: r.Digest, Unneeded: true, By: by, At: state.Now})
+			switch {
+			case errors.Is(err, store.ErrInUse):
+				continue
+			case err != nil && !errors.Is(err, store.ErrNotFound):
+				return err
+			case err == nil:
+				done.Images++
+			}
+			removals[i].Image = false
+			progress = true
+		}
+	}
+	return nil
+}
+
+// Restore points a tag back at what it pointed to before: a deleted one at its last image, another at the one before.
+// Digest, unless empty, says at which. Without a tag, the image is brought back alone. It returns the digest. What was
+// deleted longer than the registry's grace period ago cannot be had back.
+func (c *Cleaner) Restore(ctx context.Context, repository, tag, digest, who string) (string, error) {
+	if tag == "" && digest == "" {
+		return "", fault.New(fault.Invalid, "say which tag or digest to restore")
+	}
+	if digest == "" {
+		history, err := c.Store.TagHistory(ctx, repository, tag, 1000)
+		if err != nil {
+			return "", err
+		}
+		for i, change := range history {
+			if i > 0 && change.Digest != "" && change.Digest != history[0].Digest {
+				digest = change.Digest
+				break
+			}
+		}
+		if digest == "" {
+			return "", fault.New(fault.NotFound, "%s:%s has never pointed at another image", repository, tag)
+		}
+	}
+	fixed, err := c.Fixed(ctx, repository)
+	if err != nil {
+		return "", err
+	}
+	err = c.Store.Restore(ctx, store.Change{Repository: repository, Reference: tag, Digest: digest, Immutable: fixed, By: who, At: c.Now()})
+	var missing *store.MissingError
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return "", fault.New(fault.NotFound, "%s has no image %s any more", repository, digest)
+	case errors.Is(err, store.ErrExists):
+		return "", fault.New(fault.Conflict, "the tag %s of %s is immutable, and points at another image", tag, repository)
+	case errors.As(err, &missing):
+		return "", fault.New(fault.NotFound, "the image %s cannot be restored: %w", digest, missing)
+	}
+	return digest, err
+}
+
+// DeleteTag deletes a tag; one that is immutable only by force.
+func (c *Cleaner) DeleteTag(ctx context.Context, repository, tag, who string, force bool) error {
+	change := store.Change{Repository: repository, Reference: tag, By: who, At: c.Now()}
+	if !force {
+		var err error
+		if change.Immutable, err = c.Fixed(ctx, repository); err != nil {
+			return err
+		}
+	}
+	err := c.Store.DeleteTag(ctx, change)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return fault.New(fault.NotFound, "%s has no tag %s", repository, tag)
+	case errors.Is(err, store.ErrExists):
+		return fault.New(fault.Conflict, "the tag %s of %s is immutable; delete it by force if it has to be", tag, repository)
+	}
+	return err
+}

@@ -1,0 +1,282 @@
+package retention
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"slipway/internal/store"
+)
+
+// State is what there is in a repository, and what the rest of the world knows of it.
+type State struct {
+	Now  time.Time
+	Tags []store.Tag
+	// Manifests have their References, and no Content. Deleted ones count for nothing.
+	Manifests []store.Manifest
+	// InUse has, for the digests of images that somebody runs or may go back to, who that is.
+	InUse map[string]string
+	// Branches are the names of the branches; nil means that they are not known, and no tag goes for its branch.
+	Branches []string
+	// Over reports whether by, from a tag's By, was a run that has ended.
+	Over func(by string) bool
+}
+
+// Removal is a tag or an image that goes.
+type Removal struct {
+	// Tag is empty for an image that has none.
+	Tag string `json:"tag,omitempty"`
+	// Digest is what the tag points at, or the image's own.
+	Digest string `json:"digest"`
+	// Reason says why, in words that follow "goes, because".
+	Reason string `json:"reason"`
+	// Image is true if the image goes as well: no tag, index or user is left.
+	Image bool `json:"image"`
+	// Bytes is what nobody else in the repository needs then, manifests included.
+	Bytes int64 `json:"bytes"`
+}
+
+// Spared is a tag or an image that a policy would delete, and that is in use.
+type Spared struct {
+	Tag    string `json:"tag,omitempty"`
+	Digest string `json:"digest"`
+	Reason string `json:"reason"`
+}
+
+// Decision is what a policy comes to.
+type Decision struct {
+	// Removals are the tags that go, the newest first, and then the images that have none.
+	Removals []Removal `json:"removals"`
+	Spared   []Spared  `json:"spared,omitempty"`
+	// Warnings are sentences about what could not be decided.
+	Warnings []string `json:"warnings,omitempty"`
+	// Bytes is the sum of what goes, as far as no other repository has it.
+	Bytes int64 `json:"bytes"`
+}
+
+// Decide says what the policy removes from the repository. What is in use stays, with all that it needs and all that is
+// about it, and so do the tags that point at it.
+func (p Policy) Decide(s State) Decision {
+	g := newGraph(s)
+	decision := Decision{Removals: []Removal{}}
+	tags := slices.Clone(s.Tags)
+	// The newest first; of the same time, by name, so that the same question has the same answer.
+	slices.SortFunc(tags, func(a, b store.Tag) int {
+		return cmp.Or(b.Updated.Compare(a.Updated), strings.Compare(a.Name, b.Name))
+	})
+	doomed := map[string]string{} // digest to why its last tag went
+	left := map[string]bool{}     // digests with a tag that stays
+	seen := make([]int, len(p.Rules))
+	for _, tag := range tags {
+		reason := p.judge(s, tag, seen)
+		if reason != "" {
+			if user := g.used[tag.Digest]; user != "" {
+				decision.Spared = append(decision.Spared, Spared{tag.Name, tag.Digest, reason + "; it stays: " + user})
+				reason = ""
+			}
+		}
+		if reason == "" {
+			left[tag.Digest] = true
+			continue
+		}
+		decision.Removals = append(decision.Removals, Removal{Tag: tag.Name, Digest: tag.Digest, Reason: reason})
+		doomed[tag.Digest] = reason
+	}
+	for _, r := range p.Rules {
+		if r.Branch && s.Branches == nil {
+			decision.Warnings = append(decision.Warnings, "the tags "+r.Tags+" do not go with their branches: the branches of this repository are not known here")
+		}
+	}
+
+	for _, m := range g.manifests {
+		if p.Untagged == 0 || left[m.Digest] || doomed[m.Digest] != "" || s.Now.Sub(m.Used) < time.Duration(p.Untagged) {
+			continue
+		}
+		why := fmt.Sprintf("it has had no tag for %s", p.Untagged)
+		if user := g.used[m.Digest]; user == "" {
+			doomed[m.Digest] = why
+		} else {
+			decision.Spared = append(decision.Spared, Spared{"", m.Digest, why + "; it stays: " + user})
+		}
+	}
+	for _, digest := range slices.Sorted(maps.Keys(doomed)) {
+		g.takeAlong(digest, doomed)
+	}
+	for _, m := range g.manifests {
+		if left[m.Digest] || doomed[m.Digest] == "" || g.used[m.Digest] != "" {
+			g.keep(m.Digest)
+		}
+	}
+	g.settle(doomed, &decision)
+	return decision
+}
+
+// judge says why a tag goes, or "" if it stays. seen counts the tags that each rule was for.
+func (p Policy) judge(s State, tag store.Tag, seen []int) string {
+	for i, r := range p.Rules {
+		if !matches(r.Tags, tag.Name) {
+			continue
+		}
+		seen[i]++
+		if seen[i] <= r.Keep {
+			return ""
+		}
+		alone := r.OlderThan == 0 && !r.Branch && !r.Run
+		switch {
+		case alone:
+			return fmt.Sprintf("%s keeps the newest %d", r.Tags, r.Keep)
+		case r.OlderThan > 0 && s.Now.Sub(tag.Updated) >= time.Duration(r.OlderThan):
+			return fmt.Sprintf("%s go after %s, and this is of %s", r.Tags, r.OlderThan, tag.Updated.Format(time.DateOnly))
+		case r.Branch && s.Branches != nil && !r.hasBranch(tag.Name, s.Branches):
+			return fmt.Sprintf("the branch that %s names is gone", r.Tags)
+		case r.Run && s.Over != nil && s.Over(tag.By):
+			return fmt.Sprintf("%s is over, and %s go with their run", tag.By, r.Tags)
+		}
+		return ""
+	}
+	return ""
+}
+
+// hasBranch reports whether one of the branches is the tag's.
+func (r Rule) hasBranch(tag string, branches []string) bool {
+	before, after, _ := strings.Cut(r.Tags, "*")
+	for _, branch := range branches {
+		if before+asTag(branch)+after == tag {
+			return true
+		}
+	}
+	return false
+}
+
+// asTag is a branch's name as it can be in a tag.
+func asTag(branch string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.ContainsRune("._-", c):
+			return c
+		}
+		return '-'
+	}, branch)
+}
+
+// graph is which manifests need which.
+type graph struct {
+	manifests []store.Manifest
+	by        map[string]store.Manifest
+	// subjects has the digests of what is about a manifest.
+	subjects map[string][]string
+	// used says of a manifest who needs it: for itself, for an image of it, or for the index that it is in.
+	used map[string]string
+	kept map[string]bool
+}
+
+func newGraph(s State) *graph {
+	g := &graph{by: map[string]store.Manifest{}, subjects: map[string][]string{}, used: map[string]string{}, kept: map[string]bool{}}
+	parents := map[string][]string{}
+	for _, m := range s.Manifests {
+		if !m.Deleted.IsZero() {
+			continue
+		}
+		g.manifests = append(g.manifests, m)
+		g.by[m.Digest] = m
+		if m.Subject != "" {
+			g.subjects[m.Subject] = append(g.subjects[m.Subject], m.Digest)
+		}
+		for _, r := range m.References {
+			if r.Manifest {
+				parents[r.Digest] = append(parents[r.Digest], m.Digest)
+			}
+		}
+	}
+	for digest, user := range s.InUse {
+		g.spread(digest, user, parents)
+	}
+	return g
+}
+
+// spread notes that user needs the manifest: it, and the indexes by which it was found.
+func (g *graph) spread(digest, user string, parents map[string][]string) {
+	if _, ok := g.by[digest]; !ok || g.used[digest] != "" {
+		return
+	}
+	g.used[digest] = user
+	for _, parent := range parents[digest] {
+		g.spread(parent, user, parents)
+	}
+}
+
+// takeAlong dooms what belongs to a doomed manifest: the images of an index, and what is about it. What was pushed since
+// may be for another one that is on its way.
+func (g *graph) takeAlong(digest string, doomed map[string]string) {
+	m := g.by[digest]
+	below := slices.Clone(g.subjects[digest])
+	for _, r := range m.References {
+		if r.Manifest {
+			below = append(below, r.Digest)
+		}
+	}
+	for _, child := range below {
+		c, ok := g.by[child]
+		if ok && doomed[child] == "" && (c.Subject == digest || !c.Used.After(m.Used)) {
+			doomed[child] = "it belongs to " + short(digest) + ", which goes"
+			g.takeAlong(child, doomed)
+		}
+	}
+}
+
+func short(digest string) string { return digest[:min(len(digest), 19)] }
+
+// keep keeps a manifest, what it refers to and what is about it.
+func (g *graph) keep(digest string) {
+	m, ok := g.by[digest]
+	if !ok || g.kept[digest] {
+		return
+	}
+	g.kept[digest] = true
+	for _, r := range m.References {
+		if r.Manifest {
+			g.keep(r.Digest)
+		}
+	}
+	for _, about := range g.subjects[digest] {
+		g.keep(about)
+	}
+}
+
+// settle adds the images that go to the decision, and counts their bytes.
+func (g *graph) settle(doomed map[string]string, decision *Decision) {
+	needed := map[string]bool{}
+	for digest := range g.kept {
+		for _, r := range g.by[digest].References {
+			needed[r.Digest] = true
+		}
+	}
+	gone := map[string]bool{}
+	goes := func(digest string) bool { return g.by[digest].Digest != "" && !g.kept[digest] && !gone[digest] }
+	take := func(digest string) int64 {
+		gone[digest] = true
+		bytes := g.by[digest].Size
+		for _, r := range g.by[digest].References {
+			if !r.Manifest && !needed[r.Digest] {
+				needed[r.Digest] = true // counted once
+				bytes += r.Size
+			}
+		}
+		decision.Bytes += bytes
+		return bytes
+	}
+	// An image goes with the last of its tags, which is the last that is named.
+	for i := range slices.Backward(decision.Removals) {
+		if r := &decision.Removals[i]; goes(r.Digest) {
+			r.Image, r.Bytes = true, take(r.Digest)
+		}
+	}
+	for _, m := range g.manifests {
+		if goes(m.Digest) {
+			decision.Removals = append(decision.Removals, Removal{Digest: m.Digest, Reason: doomed[m.Digest], Image: true, Bytes: take(m.Digest)})
+		}
+	}
+}
