@@ -6,17 +6,124 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"slipway/internal/api"
 	"slipway/internal/fault"
 	"slipway/internal/registry"
 	"slipway/internal/store/sqlstore"
 )
 
-func newRegistryCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "registry", Short: "Look after the image registry"}
-	cmd.AddCommand(newRegistryCheckCommand())
+func newRegistryCommand(c *connection) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "registry", Short: "Look after the image registry: tags, policies, consistency",
+		Long: `Look after the image registry. REPOSITORY is the name of images, such as octo/app or octo/app/cache, without a host.`,
+	}
+	cmd.AddCommand(
+		newTagsCommand(c), newHistoryCommand(c), newDeleteTagCommand(c), newRestoreCommand(c),
+		newPolicyCommand(c), newRegistryCheckCommand(),
+	)
+	return cmd
+}
+
+func newTagsCommand(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use: "tags REPOSITORY", Short: "List the tags of images", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, err := c.open()
+			if err != nil {
+				return err
+			}
+			tags, err := at.ImageTags(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), tags)
+			}
+			return table(cmd.OutOrStdout(), "TAG\tDIGEST\tUPDATED\tBY", tags, func(t api.ImageTag) string {
+				return fmt.Sprintf("%s\t%s\t%s\t%s", t.Tag, t.Digest, t.Updated.Local().Format(time.DateTime), t.By)
+			})
+		},
+	}
+}
+
+func newHistoryCommand(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use: "history REPOSITORY TAG", Short: "Show what a tag pointed at, newest first", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, err := c.open()
+			if err != nil {
+				return err
+			}
+			history, err := at.TagHistory(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), history)
+			}
+			return table(cmd.OutOrStdout(), "AT\tDIGEST\tBY", history, func(h api.TagChange) string {
+				return fmt.Sprintf("%s\t%s\t%s", h.At.Local().Format(time.DateTime), first(h.Digest, "(deleted)"), h.By)
+			})
+		},
+	}
+}
+
+func newDeleteTagCommand(c *connection) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "delete-tag REPOSITORY TAG", Short: "Delete a tag, and leave its image and its other tags", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, err := c.open()
+			if err != nil {
+				return err
+			}
+			return at.DeleteTag(cmd.Context(), args[0], args[1], force)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "even if the tag is immutable")
+	return cmd
+}
+
+func newRestoreCommand(c *connection) *cobra.Command {
+	var to string
+	cmd := &cobra.Command{
+		Use:   "restore REPOSITORY TAG|DIGEST",
+		Short: "Move a tag back, or bring back a tag or an image that was deleted",
+		Long: `Move a tag back to the image that it pointed at before, or bring a deleted tag back with its image. Given a digest,
+bring back that image alone. An image can be had back until the server's --registry-grace has passed.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, err := c.open()
+			if err != nil {
+				return err
+			}
+			wish := api.Restoration{Tag: args[1], Digest: to}
+			if strings.Contains(args[1], ":") {
+				if to != "" {
+					return fault.New(fault.Invalid, "--to is for tags")
+				}
+				wish = api.Restoration{Digest: args[1]}
+			}
+			restored, err := at.Restore(cmd.Context(), args[0], wish)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), restored)
+			}
+			name := args[0]
+			if restored.Tag != "" {
+				name += ":" + restored.Tag
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s\n", name, restored.Digest)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "digest that the tag shall point at (default: what it pointed at before)")
 	return cmd
 }
 

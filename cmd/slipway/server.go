@@ -32,6 +32,7 @@ import (
 	"slipway/internal/plan"
 	"slipway/internal/protocol"
 	"slipway/internal/registry"
+	"slipway/internal/retention"
 	"slipway/internal/runlog"
 	"slipway/internal/secret"
 	"slipway/internal/store/sqlstore"
@@ -160,9 +161,10 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		System: plan.System{Proto: root.Scheme, Host: root.Host, Registry: root.Host, Version: version.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
 		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout,
 	})
+	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, git}, Now: time.Now}
 	images, err := registry.New(registry.Options{
 		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: derive(tokenKey, "registry"),
-		Hosts: []string{root.Host, listener.Addr().String()}, Grace: opts.grace, Log: log,
+		Hosts: []string{root.Host, listener.Addr().String()}, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the registry: %w", err)
@@ -182,7 +184,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	mux.Handle("/jwt/auth", images)
 	mux.Handle("/git/", http.StripPrefix("/git", git))
 	mux.Handle(protocol.PathPrefix, protocol.Handler(runs, access.runner))
-	mux.Handle("/", web.New(web.Options{Flow: runs, Store: db, Logs: logs, Auth: authority, Log: log}))
+	mux.Handle("/", web.New(web.Options{Flow: runs, Store: db, Logs: logs, Auth: authority, Images: cleaner, Log: log}))
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -196,7 +198,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return nil
 	})
 	group.Go(func() error { runs.Run(ctx); return nil })
-	group.Go(func() error { tidy(ctx, images, min(opts.grace, time.Hour), log); return nil })
+	group.Go(func() error { tidy(ctx, cleaner, images, min(opts.grace, time.Hour), log); return nil })
 	if !opts.noRunner {
 		opts.runner.data = filepath.Join(opts.data, "runner")
 		opts.runner.tokenFile = filepath.Join(opts.data, "runner-token")
@@ -235,31 +237,6 @@ func announce(ctx context.Context, runs *flow.Flow, repo string, events []ci.Eve
 		}
 		for _, warning := range run.Warnings {
 			fmt.Fprintf(out, "%s\n", warning)
-		}
-	}
-}
-
-// tidy frees what nobody needs any more in the registry, and what clients left unfinished, every now and then.
-func tidy(ctx context.Context, images *registry.Handler, pause time.Duration, log *slog.Logger) {
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	for {
-		if swept, err := images.Sweep(ctx); err != nil && ctx.Err() == nil {
-			log.Error("sweep unfinished uploads", "error", err)
-		} else if swept > 0 {
-			log.Info("swept unfinished uploads", "uploads", swept)
-		}
-		freed, err := images.Collect(ctx)
-		if err != nil && ctx.Err() == nil {
-			log.Error("collect the registry's garbage", "error", err)
-		}
-		if freed != (registry.Collected{}) {
-			log.Info("collected the registry's garbage", "manifests", freed.Manifests, "links", freed.Links, "blobs", freed.Blobs, "bytes", freed.Bytes)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
 		}
 	}
 }

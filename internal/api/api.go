@@ -20,6 +20,7 @@ import (
 	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/flow"
+	"slipway/internal/retention"
 	"slipway/internal/store"
 )
 
@@ -28,6 +29,7 @@ type Options struct {
 	Flow    *flow.Flow
 	Store   store.Store
 	Auth    *auth.Authority
+	Images  *retention.Cleaner
 	Log     *slog.Logger
 	Version string
 }
@@ -51,6 +53,7 @@ func Register(mux *http.ServeMux, opts Options) huma.API {
 	s.registerRuns(api)
 	s.registerSecrets(api)
 	s.registerTokens(api)
+	s.registerImages(api)
 	return api
 }
 

@@ -39,7 +39,7 @@ func ValidScope(s string) bool {
 
 // Principal is somebody who showed a good token.
 type Principal struct {
-	// Name is for logs and histories: the token's name, or "job 17".
+	// Name is for logs and histories: the token's name, or "octo/app run 7".
 	Name   string
 	Scopes []string
 	// Job is the ID of the running job that this is, or 0. A job may read its repo and, unless ReadOnly, push its images.
@@ -83,6 +83,12 @@ func (p Principal) Pushes(image string) bool {
 	return p.Admin() || !p.ReadOnly && p.has(ScopeRepo+owner(image))
 }
 
+// Tidies reports whether p may change what the image repository keeps: delete and move tags by hand, and set its policy.
+// The empty name stands for all.
+func (p Principal) Tidies(image string) bool {
+	return p.Admin() || p.Job == 0 && p.has(ScopeRepo+owner(image))
+}
+
 // owner returns the repo that an image repository belongs to.
 func owner(image string) string {
 	parts := strings.SplitN(image, "/", 3)
@@ -114,7 +120,7 @@ func (a *Authority) Find(ctx context.Context, token string) (Principal, error) {
 			return Principal{}, err
 		}
 		return Principal{
-			Name: fmt.Sprintf("job %d", id), Scopes: []string{ScopeRepo + run.Repo},
+			Name: fmt.Sprintf("%s run %d", run.Repo, run.Number), Scopes: []string{ScopeRepo + run.Repo},
 			Job: id, ReadOnly: run.Event.FromFork(),
 		}, nil
 	}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,8 @@ type Options struct {
 	// refers to yet, and what was deleted and may be restored; 0 means 24 hours. A push that takes longer than that between
 	// a blob and its manifest fails.
 	Grace time.Duration
+	// Immutable returns what says which tags of a repository cannot be moved and deleted by clients; nil means that all can.
+	Immutable func(ctx context.Context, repository string) (func(tag string) bool, error)
 	// StallTime is how long a request body may pause; 0 means one minute.
 	StallTime time.Duration
 	// Now is the clock; nil means time.Now.
@@ -63,6 +66,7 @@ type Handler struct {
 	uploadAge time.Duration
 	grace     time.Duration
 	stallTime time.Duration
+	immutable func(ctx context.Context, repository string) (func(tag string) bool, error)
 	locks     locks
 	collector collector
 	now       func() time.Time
@@ -84,7 +88,7 @@ func New(o Options) (*Handler, error) {
 	h := &Handler{
 		store: o.Store, authority: o.Authority, disk: disk, uploads: &uploads{},
 		key: slices.Clone(o.Key), service: o.Service, tokenLife: o.TokenLife, hosts: o.Hosts,
-		maxBlob: o.MaxBlob, uploadAge: o.UploadAge, grace: o.Grace, stallTime: o.StallTime, now: o.Now, log: o.Log,
+		maxBlob: o.MaxBlob, uploadAge: o.UploadAge, grace: o.Grace, immutable: o.Immutable, stallTime: o.StallTime, now: o.Now, log: o.Log,
 	}
 	if h.service == "" {
 		h.service = "slipway"
@@ -97,6 +101,11 @@ func New(o Options) (*Handler, error) {
 	}
 	if h.uploadAge == 0 {
 		h.uploadAge = 24 * time.Hour
+	}
+	if h.immutable == nil {
+		h.immutable = func(context.Context, string) (func(string) bool, error) {
+			return func(string) bool { return false }, nil
+		}
 	}
 	if h.grace == 0 {
 		h.grace = 24 * time.Hour

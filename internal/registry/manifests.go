@@ -91,7 +91,20 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, req reques
 	// All of it is here: a client that goes away changes nothing any more.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Minute)
 	defer cancel()
+	immutable, err := h.immutable(ctx, req.name)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if immutable(tag) {
+			m.Immutable = append(m.Immutable, tag)
+		}
+	}
 	err = h.store.PutManifest(ctx, m, tags...)
+	if errors.Is(err, store.ErrExists) {
+		return fail(http.StatusForbidden, codeDenied, "%s is immutable in %s and is another image's already; nothing was stored. Push under another tag",
+			strings.Join(m.Immutable, " or "), req.name)
+	}
 	var missing *store.MissingError
 	if errors.As(err, &missing) {
 		return fail(http.StatusBadRequest, codeManifestBlobUnknown, "the manifest refers to what is not there: %v", missing)
@@ -161,6 +174,9 @@ func (h *Handler) readManifest(w http.ResponseWriter, r *http.Request) ([]byte, 
 func (h *Handler) deleteManifest(w http.ResponseWriter, r *http.Request, req request) error {
 	change := store.Change{Repository: req.name, Reference: req.ref, By: req.who.Subject(), At: h.now()}
 	var err error
+	if change.Immutable, err = h.immutable(r.Context(), req.name); err != nil {
+		return err
+	}
 	if validTag(req.ref) {
 		err = h.store.DeleteTag(r.Context(), change)
 	} else if _, err = parseDigest(req.ref); err != nil {
@@ -168,10 +184,12 @@ func (h *Handler) deleteManifest(w http.ResponseWriter, r *http.Request, req req
 	} else {
 		_, err = h.store.DeleteManifest(r.Context(), change)
 	}
-	if errors.Is(err, store.ErrNotFound) {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
 		return fail(http.StatusNotFound, codeManifestUnknown, "%s has no manifest %s", req.name, req.ref)
-	}
-	if err != nil {
+	case errors.Is(err, store.ErrExists):
+		return fail(http.StatusForbidden, codeDenied, "%s in %s is, or has, a tag that is immutable; nothing was deleted", req.ref, req.name)
+	case err != nil:
 		return err
 	}
 	w.WriteHeader(http.StatusAccepted)

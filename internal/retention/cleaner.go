@@ -14,8 +14,8 @@ import (
 
 // Facts are what the rest of the server knows of a repository of images.
 type Facts interface {
-	// InUse returns the digests that must not go, and for each who needs it.
-	InUse(ctx context.Context, repository string) (map[string]string, error)
+	// InUse returns the images that must not go.
+	InUse(ctx context.Context, repository string) ([]Use, error)
 	// Branches returns the names of the branches, or nil if they are not known.
 	Branches(ctx context.Context, repository string) ([]string, error)
 	// Over reports whether by, who pushed a tag, was a run, and has ended.

@@ -22,16 +22,16 @@ const day = 24 * time.Hour
 
 // facts are what a test says.
 type facts struct {
-	inUse    map[string]string
+	inUse    []retention.Use
 	branches []string
 	over     map[string]bool
 	err      error
 }
 
-func (f facts) InUse(context.Context, string) (map[string]string, error) { return f.inUse, f.err }
-func (f facts) Branches(context.Context, string) ([]string, error)       { return f.branches, nil }
-func (f facts) Over(_ context.Context, by string) (bool, error)          { return f.over[by], nil }
-func digestOf(n int) string                                              { return fmt.Sprintf("sha256:%064d", n) }
+func (f facts) InUse(context.Context, string) ([]retention.Use, error) { return f.inUse, f.err }
+func (f facts) Branches(context.Context, string) ([]string, error)     { return f.branches, nil }
+func (f facts) Over(_ context.Context, by string) (bool, error)        { return f.over[by], nil }
+func digestOf(n int) string                                            { return fmt.Sprintf("sha256:%064d", n) }
 
 // site is a store, with a cleaner on it.
 type site struct {
@@ -193,7 +193,11 @@ func TestBranch(t *testing.T) {
 }
 
 func TestRun(t *testing.T) {
-	s := newSite(t, facts{over: map[string]bool{"octo/app run 1": true}})
+	s := newSite(t, facts{
+		over: map[string]bool{"octo/app run 1": true},
+		// That a run pushed it is no reason to keep what it made for itself.
+		inUse: []retention.Use{{Digest: digestOf(3), Tag: "tmp-3", Reason: "run 1 made it"}},
+	})
 	s.push(1, time.Hour, "octo/app run 1", "tmp-1", "v1")
 	s.push(2, time.Hour, "octo/app run 2", "tmp-2")
 	s.push(3, time.Hour, "octo/app run 1", "tmp-3")
@@ -236,7 +240,9 @@ func TestIndex(t *testing.T) {
 
 // TestInUse spares what somebody needs, and the index by which it was found.
 func TestInUse(t *testing.T) {
-	s := newSite(t, facts{inUse: map[string]string{digestOf(1): "a cluster runs it", digestOf(3): "run 7 made it"}})
+	s := newSite(t, facts{inUse: []retention.Use{
+		{Digest: digestOf(1), Reason: "a cluster runs it"}, {Digest: digestOf(3), Tag: "w1", Reason: "run 7 made it"}, {Digest: digestOf(99), Reason: "of another repository"},
+	}})
 	s.push(1, 9*day, "octo")
 	s.push(2, 9*day, "octo")
 	s.push(3, 9*day, "octo", "w1")

@@ -17,12 +17,22 @@ type State struct {
 	Tags []store.Tag
 	// Manifests have their References, and no Content. Deleted ones count for nothing.
 	Manifests []store.Manifest
-	// InUse has, for the digests of images that somebody runs or may go back to, who that is.
-	InUse map[string]string
+	// InUse are the images that somebody runs or may go back to.
+	InUse []Use
 	// Branches are the names of the branches; nil means that they are not known, and no tag goes for its branch.
 	Branches []string
 	// Over reports whether by, from a tag's By, was a run that has ended.
 	Over func(by string) bool
+}
+
+// Use says that somebody needs an image.
+type Use struct {
+	Digest string
+	// Tag is the tag under which a run that is over pushed it, or empty. If a rule says of that tag that it goes with its
+	// run, this is no reason to keep it.
+	Tag string
+	// Reason names the user, in words that follow "it stays:".
+	Reason string
 }
 
 // Removal is a tag or an image that goes.
@@ -60,7 +70,7 @@ type Decision struct {
 // Decide says what the policy removes from the repository. What is in use stays, with all that it needs and all that is
 // about it, and so do the tags that point at it.
 func (p Policy) Decide(s State) Decision {
-	g := newGraph(s)
+	g := newGraph(s, p.transient)
 	decision := Decision{Removals: []Removal{}}
 	tags := slices.Clone(s.Tags)
 	// The newest first; of the same time, by name, so that the same question has the same answer.
@@ -140,6 +150,16 @@ func (p Policy) judge(s State, tag store.Tag, seen []int) string {
 	return ""
 }
 
+// transient reports whether a tag goes with its run.
+func (p Policy) transient(tag string) bool {
+	for _, r := range p.Rules {
+		if matches(r.Tags, tag) {
+			return r.Run
+		}
+	}
+	return false
+}
+
 // hasBranch reports whether one of the branches is the tag's.
 func (r Rule) hasBranch(tag string, branches []string) bool {
 	before, after, _ := strings.Cut(r.Tags, "*")
@@ -173,7 +193,7 @@ type graph struct {
 	kept map[string]bool
 }
 
-func newGraph(s State) *graph {
+func newGraph(s State, transient func(tag string) bool) *graph {
 	g := &graph{by: map[string]store.Manifest{}, subjects: map[string][]string{}, used: map[string]string{}, kept: map[string]bool{}}
 	parents := map[string][]string{}
 	for _, m := range s.Manifests {
@@ -191,8 +211,10 @@ func newGraph(s State) *graph {
 			}
 		}
 	}
-	for digest, user := range s.InUse {
-		g.spread(digest, user, parents)
+	for _, use := range s.InUse {
+		if use.Tag == "" || !transient(use.Tag) {
+			g.spread(use.Digest, use.Reason, parents)
+		}
 	}
 	return g
 }

@@ -17,6 +17,7 @@ import (
 	"slipway/internal/fault"
 	"slipway/internal/flow"
 	"slipway/internal/forge"
+	"slipway/internal/retention"
 	"slipway/internal/runlog"
 	"slipway/internal/store"
 	"slipway/internal/version"
@@ -26,15 +27,17 @@ import (
 type Options struct {
 	Flow  *flow.Flow
 	Store store.Store
-	Logs  *runlog.Logs
-	Auth  *auth.Authority
-	Log   *slog.Logger
+	// Images tidies up the registry.
+	Images *retention.Cleaner
+	Logs   *runlog.Logs
+	Auth   *auth.Authority
+	Log    *slog.Logger
 }
 
 // New returns the handler of everything that people and forges see.
 func New(opts Options) http.Handler {
 	mux := http.NewServeMux()
-	api.Register(mux, api.Options{Flow: opts.Flow, Store: opts.Store, Auth: opts.Auth, Log: opts.Log, Version: version.Version()})
+	api.Register(mux, api.Options{Flow: opts.Flow, Store: opts.Store, Auth: opts.Auth, Images: opts.Images, Log: opts.Log, Version: version.Version()})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("POST /hooks/{owner}/{name}", opts.hook)
 	mux.Handle("/", newPages(opts))

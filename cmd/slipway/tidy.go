@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"slipway/internal/ci"
+	"slipway/internal/flow"
+	"slipway/internal/forge"
+	"slipway/internal/forge/gitd"
+	"slipway/internal/registry"
+	"slipway/internal/retention"
+	"slipway/internal/store"
+)
+
+// tidy deletes what policies say, and frees what nobody needs any more in the registry and what clients left unfinished,
+// every now and then.
+func tidy(ctx context.Context, cleaner *retention.Cleaner, images *registry.Handler, pause time.Duration, log *slog.Logger) {
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for {
+		cleaned, err := cleaner.Clean(ctx)
+		if err != nil && ctx.Err() == nil {
+			log.Error("clean up the registry", "error", err)
+		}
+		if cleaned != (retention.Cleaned{}) {
+			log.Info("cleaned up the registry", "tags", cleaned.Tags, "images", cleaned.Images)
+		}
+		if swept, err := images.Sweep(ctx); err != nil && ctx.Err() == nil {
+			log.Error("sweep unfinished uploads", "error", err)
+		} else if swept > 0 {
+			log.Info("swept unfinished uploads", "uploads", swept)
+		}
+		freed, err := images.Collect(ctx)
+		if err != nil && ctx.Err() == nil {
+			log.Error("collect the registry's garbage", "error", err)
+		}
+		if freed != (registry.Collected{}) {
+			log.Info("collected the registry's garbage", "manifests", freed.Manifests, "links", freed.Links, "blobs", freed.Blobs, "bytes", freed.Bytes)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// rollbackRuns is how many successful runs of a repo keep their images, whatever a policy says.
+const rollbackRuns = 10
+
+// facts tell retention policies what the runs and the git endpoint know.
+type facts struct {
+	store interface {
+		store.Repos
+		store.Runs
+	}
+	git *gitd.Server
+}
+
+// repoOf returns the repo that a repository of images belongs to.
+func repoOf(repository string) string {
+	parts := strings.SplitN(repository, "/", 3)
+	return strings.Join(parts[:min(len(parts), 2)], "/")
+}
+
+// InUse implements [retention.Facts]: the images of runs that go on, and of the newest successful ones with the runs that
+// they repeat, which a rollback or a promotion starts from.
+func (f facts) InUse(ctx context.Context, repository string) (uses []retention.Use, err error) {
+	repo := repoOf(repository)
+	add := func(number int64, why string) error {
+		run, err := f.store.FindRun(ctx, repo, number)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil // deleted meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		for _, image := range run.Images {
+			use := retention.Use{Digest: image.Digest, Reason: fmt.Sprintf("run %d %s", number, why)}
+			if run.Status.Done() {
+				use.Tag = tagOf(image, repository)
+			}
+			uses = append(uses, use)
+		}
+		return nil
+	}
+	open, err := f.store.ListRuns(ctx, store.RunFilter{Repo: repo, Unfinished: true})
+	if err != nil {
+		return nil, err
+	}
+	for _, run := range open {
+		if err := errors.Join(add(run.Number, "goes on"), add(run.Parent, "is repeated by one that goes on")); err != nil {
+			return nil, err
+		}
+	}
+	good := 0
+	for page := (store.RunFilter{Repo: repo, Limit: 500}); ; {
+		runs, err := f.store.ListRuns(ctx, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, run := range runs {
+			page.Before = run.ID
+			if run.Status != ci.Success {
+				continue
+			}
+			if err := errors.Join(add(run.Number, "is one of the newest that succeeded"), add(run.Parent, "is repeated by one of the newest that succeeded")); err != nil {
+				return nil, err
+			}
+			if good++; good == rollbackRuns {
+				return uses, nil
+			}
+		}
+		if len(runs) < page.Limit {
+			return uses, nil
+		}
+	}
+}
+
+// tagOf returns the tag under which a run pushed an image to the repository, or "".
+func tagOf(image ci.Image, repository string) string {
+	_, path, _ := strings.Cut(image.Ref, "/")
+	name, tag, _ := strings.Cut(path, ":")
+	if name != repository {
+		return ""
+	}
+	return tag
+}
+
+// Branches implements [retention.Facts]. Only the own git endpoint knows them.
+func (f facts) Branches(ctx context.Context, repository string) ([]string, error) {
+	repo, err := f.store.FindRepo(ctx, repoOf(repository))
+	if errors.Is(err, store.ErrNotFound) || err == nil && repo.Forge != flow.OwnForge {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	branches, err := f.git.Branches(ctx, repo.Name)
+	if errors.Is(err, forge.ErrNotFound) {
+		return nil, nil
+	}
+	return branches, err
+}
+
+// runName is how a run is called in the histories of tags, see package auth.
+var runName = regexp.MustCompile(`^([^ ]+/[^ ]+) run ([0-9]{1,18})$`)
+
+// Over implements [retention.Facts].
+func (f facts) Over(ctx context.Context, by string) (bool, error) {
+	match := runName.FindStringSubmatch(by)
+	if match == nil {
+		return false, nil
+	}
+	number, err := strconv.ParseInt(match[2], 10, 64)
+	if err != nil {
+		return false, err
+	}
+	run, err := f.store.FindRun(ctx, match[1], number)
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil // deleted with its repo
+	}
+	return err == nil && run.Status.Done(), err
+}
