@@ -11,11 +11,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"slipway/internal/registry"
+	"slipway/internal/retention"
 	"slipway/internal/store"
 	"slipway/internal/store/sqlstore"
 )
@@ -175,7 +177,9 @@ func (s *stress) give(repository, tag string, manifest []byte) {
 func (s *stress) work(ctx context.Context, worker int) {
 	for i := 0; ctx.Err() == nil; i++ {
 		repository := []string{"octo/app", "octo/app/cache"}[rand.IntN(2)]
-		switch rand.IntN(5) {
+		switch rand.IntN(6) {
+		case 5: // a tag that a policy takes
+			s.push(repository, fmt.Sprintf("old-%d-%d", worker, i))
 		case 0, 1: // a new tag
 			tag := fmt.Sprintf("t%d-%d", worker, i)
 			if manifest, ok := s.push(repository, tag); ok {
@@ -266,7 +270,7 @@ func TestStress(t *testing.T) {
 	}
 	kill()
 
-	// After the grace period, nothing else is: of tags that are gone the images stay, untagged, until they are deleted.
+	// After the grace period, nothing else is.
 	db, err := sqlstore.Open(t.Context(), filepath.Join(dir, "slipway.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -274,8 +278,16 @@ func TestStress(t *testing.T) {
 	defer db.Close()
 	h, err := registry.New(registry.Options{
 		Dir: filepath.Join(dir, "registry"), Store: db, Authority: testPeople, Key: make([]byte, 32), Grace: stressGrace,
-		Now: func() time.Time { return time.Now().Add(time.Hour) },
+		Now: func() time.Time { return time.Now().Add(2 * time.Hour) },
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cleaner, err := newCleaner(t.Context(), db, func() time.Time { return time.Now().Add(time.Hour) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	cleaned, err := cleaner.Clean(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +298,10 @@ func TestStress(t *testing.T) {
 	if problems, err := h.Check(t.Context(), registry.CheckOptions{Verify: true}); err != nil || len(problems) > 0 {
 		t.Errorf("fsck found %+v, %v", problems, err)
 	}
-	needed := needs(t, db)
+	needed, images := needs(t, db)
+	if tagged := tagged(t, db); images != tagged {
+		t.Errorf("%d images are left, and %d have a tag", images, tagged)
+	}
 	files, err := filepath.Glob(filepath.Join(dir, "registry", "blobs", "*", "*", "*"))
 	if err != nil {
 		t.Fatal(err)
@@ -302,13 +317,35 @@ func TestStress(t *testing.T) {
 	if len(s.tags) == 0 || s.counts["deletions"] == 0 || s.counts["kills"] < 2 {
 		t.Error("nothing much happened")
 	}
-	t.Logf("%v; %d tags and %d blobs are left; the last collection: %+v", s.counts, len(s.tags), len(files), collected)
+	t.Logf("%v; %d tags and %d blobs are left; at last %+v and %+v went", s.counts, len(s.tags), len(files), cleaned, collected)
 }
 
-// needs returns the blobs that manifests refer to.
-func needs(t *testing.T, db *sqlstore.DB) map[string]bool {
+// tagged returns how many images have a tag, and checks that the policy was obeyed.
+func tagged(t *testing.T, db *sqlstore.DB) int {
 	t.Helper()
-	needed := map[string]bool{}
+	images, old := map[string]bool{}, 0
+	for _, repository := range []string{"octo/app", "octo/app/cache"} {
+		tags, err := db.ListTags(t.Context(), store.Page{Repository: repository, Limit: 100_000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tag := range tags {
+			images[repository+tag.Digest] = true
+			if strings.HasPrefix(tag.Name, "old-") {
+				old++
+			}
+		}
+	}
+	if old > 6 {
+		t.Errorf("%d tags are left of those of which two repositories keep 3 each", old)
+	}
+	return len(images)
+}
+
+// needs returns the blobs that manifests refer to, and how many manifests there are.
+func needs(t *testing.T, db *sqlstore.DB) (needed map[string]bool, images int) {
+	t.Helper()
+	needed = map[string]bool{}
 	for _, repository := range []string{"octo/app", "octo/app/cache"} {
 		for last := ""; ; {
 			manifests, err := db.ListManifests(t.Context(), store.Page{Repository: repository, Last: last, Limit: 500}, false)
@@ -319,6 +356,7 @@ func needs(t *testing.T, db *sqlstore.DB) map[string]bool {
 				break
 			}
 			last = manifests[len(manifests)-1].Digest
+			images += len(manifests)
 			for _, m := range manifests {
 				for _, r := range m.References {
 					needed[r.Digest] = true
@@ -326,12 +364,35 @@ func needs(t *testing.T, db *sqlstore.DB) map[string]bool {
 			}
 		}
 	}
-	return needed
+	return needed, images
 }
 
-// collectForCrash collects all the time, until the process is killed.
-func collectForCrash(h *registry.Handler) error {
+// stressPolicy is what the servers that are killed keep.
+const stressPolicy = "rules: [{tags: old-*, keep: 3}]\nuntagged: 1s\n"
+
+// noFacts know nothing of runs and branches.
+type noFacts struct{}
+
+func (noFacts) InUse(context.Context, string) ([]retention.Use, error) { return nil, nil }
+func (noFacts) Branches(context.Context, string) ([]string, error)     { return nil, nil }
+func (noFacts) Over(context.Context, string) (bool, error)             { return false, nil }
+
+// newCleaner returns a cleaner with stressPolicy for all repositories.
+func newCleaner(ctx context.Context, db *sqlstore.DB, now func() time.Time) (*retention.Cleaner, error) {
+	cleaner := &retention.Cleaner{Store: db, Facts: noFacts{}, Now: now}
+	return cleaner, cleaner.Put(ctx, "", stressPolicy, "test")
+}
+
+// collectForCrash cleans up and collects all the time, until the process is killed.
+func collectForCrash(h *registry.Handler, db *sqlstore.DB) error {
+	cleaner, err := newCleaner(context.Background(), db, time.Now)
+	if err != nil {
+		return err
+	}
 	for range time.Tick(20 * time.Millisecond) {
+		if _, err := cleaner.Clean(context.Background()); err != nil {
+			return errors.Join(errors.New("the cleaner of a server failed"), err)
+		}
 		if _, err := h.Collect(context.Background()); err != nil {
 			return errors.Join(errors.New("the collector of a server failed"), err)
 		}

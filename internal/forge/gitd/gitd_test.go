@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -475,6 +476,27 @@ func TestFile(t *testing.T) {
 		}
 	}
 	if _, err := f.File(t.Context(), forge.Repo{Repo: ci.Repo{Name: "ada/loom"}}, head, "x"); !errors.Is(err, forge.ErrNotFound) {
+		t.Errorf("a repo that isn't there: %v", err)
+	}
+}
+
+func TestBranches(t *testing.T) {
+	f := start(t, nil)
+	want := func(want ...string) {
+		t.Helper()
+		got, err := f.Branches(t.Context(), "ada/engine")
+		if err != nil || got == nil || !slices.Equal(got, want) {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+	}
+	want()
+	dir := f.work()
+	git(t, dir, "tag", "v1")
+	git(t, dir, "push", "-q", "origin", "main", "main:fix/a-b", "v1")
+	want("fix/a-b", "main")
+	git(t, dir, "push", "-q", "origin", ":fix/a-b")
+	want("main")
+	if _, err := f.Branches(t.Context(), "ada/loom"); !errors.Is(err, forge.ErrNotFound) {
 		t.Errorf("a repo that isn't there: %v", err)
 	}
 }

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"slipway/internal/ci"
+	"slipway/internal/forge/gitd"
+	"slipway/internal/retention"
+	"slipway/internal/store"
+	"slipway/internal/store/sqlstore"
+)
+
+func TestFacts(t *testing.T) {
+	ctx := t.Context()
+	db, err := sqlstore.Open(ctx, filepath.Join(t.TempDir(), "slipway.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	git, err := gitd.Open(ctx, gitd.Options{Dir: t.TempDir(), URL: "http://ci.example.com/git"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer git.Close()
+	f := facts{db, git}
+	for _, repo := range []ci.Repo{{Name: "octo/app", Forge: "slipway"}, {Name: "octo/far", Forge: "gitea"}} {
+		if err := db.PutRepo(ctx, &repo); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(status ci.Status, parent int64, refs ...string) {
+		t.Helper()
+		run := ci.Run{Repo: "octo/app", Status: ci.Running, Created: time.Now(), Parent: parent}
+		if err := db.CreateRun(ctx, &run); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.UpdateRun(ctx, run.ID, func(d *store.Draft) error {
+			d.Status = status
+			for _, ref := range refs {
+				d.Images = append(d.Images, ci.Image{Ref: "ci.example.com:7070/" + ref, Digest: "sha256:" + ref})
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(ci.Success, 0, "octo/app:v1")
+	for range rollbackRuns - 1 {
+		run(ci.Success, 0)
+	}
+	run(ci.Failure, 0, "octo/app:bad")
+	run(ci.Success, 1) // a promotion of the first, which is too old by itself
+	run(ci.Running, 0, "octo/app/cache:tmp", "octo/app:v2")
+
+	got, err := f.InUse(ctx, "octo/app/cache")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []retention.Use{
+		{Digest: "sha256:octo/app/cache:tmp", Reason: "run 13 goes on"},
+		{Digest: "sha256:octo/app:v2", Reason: "run 13 goes on"},
+		{Digest: "sha256:octo/app:v1", Reason: "run 1 is repeated by one of the newest that succeeded"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := f.InUse(ctx, "octo/app"); err != nil || got[2].Tag != "v1" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+
+	for by, want := range map[string]bool{
+		"octo/app run 1": true, "octo/app run 13": false, "octo/app run 99": true, "octo": false, "run 1": false, "octo/app run x": false,
+	} {
+		if got, err := f.Over(ctx, by); err != nil || got != want {
+			t.Errorf("Over(%q) is %t, %v", by, got, err)
+		}
+	}
+
+	if err := git.Create(ctx, "octo/app"); err != nil {
+		t.Fatal(err)
+	}
+	for repository, want := range map[string]bool{"octo/app/cache": true, "octo/far": false, "octo/none": false, "octo": false} {
+		if got, err := f.Branches(ctx, repository); err != nil || (got != nil) != want {
+			t.Errorf("Branches(%q) is %v, %v", repository, got, err)
+		}
+	}
+}
