@@ -160,7 +160,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	config.UserAgent = "slipway"
 	config.WarningHandler = c.warnings
 	// The API server has its own queues; these only keep a mistake of ours from flooding it. Requests per second.
-	config.QPS, config.Burst = 100, 200
+	config.QPS, config.Burst = 1000, 2000
 	httpClient, idle, err := newHTTPClient(config)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "the kubeconfig cannot be used: %w", err)

@@ -385,7 +385,11 @@ func TestJob(t *testing.T) {
 	if !strings.Contains(out, "job/migrate: completed\n") {
 		t.Errorf("output %q", out)
 	}
-	s.fails(job("crash"), fault.Conflict, []string{"app.yaml:2:1: job/migrate", "immutable", "give the new one another name"})
+	// A Job that is over is replaced by one that differs.
+	out = s.fails(job("crash"), fault.Failed, []string{"job/migrate: failed"})
+	if !strings.Contains(out, "! job/migrate: replace\n") || !strings.Contains(out, "job/migrate: replaced\n") {
+		t.Errorf("output %q", out)
+	}
 }
 
 func TestJobFails(t *testing.T) {

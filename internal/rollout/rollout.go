@@ -1,8 +1,8 @@
 // Package rollout brings objects into a cluster and follows what becomes of them.
 //
-// [Deploy] is the whole of it: [Prepare] checks the objects against the cluster, [Apply] applies them, [Watch] follows
-// the rollout and fails with its cause as soon as failure is certain. [Run] renders manifests before that; it is what a
-// deploy step and `slipway deploy` call. What is certain is decided in [diagnose] (of a pod) and in the assess functions
+// [Deploy] is the whole of it: [Prepare] checks the objects against the cluster, [Diff] says what would change, apply
+// changes it, [Watch] follows the rollout and fails with its cause as soon as failure is certain. [Run] renders manifests
+// before that; it is what a deploy step and `slipway deploy` call. What is certain is decided in [diagnose] (of a pod) and in the assess functions
 // (of a workload), which are pure; [watcher] reads the cluster for them.
 package rollout
 
@@ -75,8 +75,21 @@ func Deploy(ctx context.Context, r Request, out io.Writer) (Result, error) {
 		if err := Prepare(applying, r); err != nil {
 			return stopped(ctx, applying, err, "nothing was applied")
 		}
-		var err error
-		if result.Changes, err = apply(applying, r, p); err != nil {
+		var d Differences
+		err := retry(applying, r.Client, p, func() (err error) {
+			d, err = diff(applying, r)
+			return err
+		})
+		if err != nil {
+			return stopped(ctx, applying, err, "nothing was applied")
+		}
+		if !d.Empty() {
+			d.write(p)
+		}
+		if err := d.Err(); err != nil {
+			return err
+		}
+		if result.Changes, err = apply(applying, r, d, p); err != nil {
 			return stopped(ctx, applying, err, applied(result.Changes, len(r.Objects)))
 		}
 		result.Statuses, err = watch(ctx, r, deadline, timeout, p)
@@ -125,8 +138,32 @@ type Step struct {
 }
 
 // Run renders the manifests of s and deploys them; see [Deploy], whose errors it returns, and [manifest.Render] for what
-// it says of wrong manifests. It writes which images were pinned, what was applied, and how the rollout goes to out.
+// it says of wrong manifests. It writes which images were pinned, what would change, what was applied, and how the
+// rollout goes to out.
 func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
+	request, pins, err := s.request(ctx, out)
+	if err != nil {
+		return Result{}, err
+	}
+	defer request.Client.Close()
+	result, err := Deploy(ctx, request, out)
+	result.Pins = pins
+	return result, err
+}
+
+// Preview renders the manifests of s and returns what [Run] would do with them, without doing it; see [Diff]. It writes
+// which images were pinned to out.
+func Preview(ctx context.Context, s Step, out io.Writer) (Differences, error) {
+	request, _, err := s.request(ctx, out)
+	if err != nil {
+		return nil, err
+	}
+	defer request.Client.Close()
+	return Diff(ctx, request)
+}
+
+// request renders the manifests of s, and says where they go. The caller closes the client.
+func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.Pin, error) {
 	rendered, err := manifest.Render(ctx, manifest.Source{
 		Root:      s.Workspace,
 		Paths:     s.Manifests,
@@ -134,26 +171,23 @@ func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
 		Images:    manifest.Images{Named: s.Images, Pushed: s.Pushed},
 	})
 	if err != nil {
-		return Result{}, err
+		return Request{}, nil, err
 	}
 	client, err := s.client()
 	if err != nil {
-		return Result{}, err
+		return Request{}, nil, err
 	}
-	defer client.Close()
 	p := newPrinter(out)
 	for _, pin := range rendered.Pins {
 		p.linef("%s", pin)
 	}
-	result, err := Deploy(ctx, Request{
+	return Request{
 		Client:      client,
 		Objects:     rendered.Objects,
 		Namespace:   s.Namespace,
 		Environment: s.Environment,
 		Timeout:     s.Timeout,
-	}, out)
-	result.Pins = rendered.Pins
-	return result, err
+	}, rendered.Pins, nil
 }
 
 // client returns the client that s says.
