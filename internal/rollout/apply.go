@@ -191,8 +191,12 @@ func retryUntried(ctx context.Context, r Request, stage Differences, p *printer)
 		if !one.untried {
 			continue
 		}
-		err := retry(ctx, r.Client, p, func() (err error) {
-			stage[i], err = diffObject(ctx, r, one.Object, "")
+		err := retry(ctx, r.Client, p, func() error {
+			live, err := find(ctx, r.Client, one.Object.Unstructured)
+			if err != nil {
+				return err
+			}
+			stage[i], err = diffObject(ctx, r, one.Object, live, "")
 			return err
 		})
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"slipway/internal/fault"
@@ -87,12 +88,62 @@ func diff(ctx context.Context, r Request) (Differences, error) {
 	if err != nil {
 		return nil, err
 	}
+	known, err := findMany(ctx, r)
+	if err != nil {
+		return nil, err
+	}
 	all := make(Differences, len(r.Objects))
 	err = each(ctx, len(r.Objects), func(ctx context.Context, i int) (err error) {
-		all[i], err = diffObject(ctx, r, r.Objects[i], scaled[objectKey(r.Objects[i])])
+		o := r.Objects[i]
+		live, ok := known[objectKey(o)]
+		if !ok {
+			if live, err = find(ctx, r.Client, o.Unstructured); err != nil {
+				return err
+			}
+		}
+		all[i], err = diffObject(ctx, r, o, live, scaled[objectKey(o)])
 		return err
 	})
 	return all, err
+}
+
+// many is how many objects of a kind and namespace make it worth to ask for all that there are at once.
+const many = 10
+
+// findMany returns, by key, the objects of r of which there are many: nil for those that are not in the cluster. Kinds
+// that the account may not list, and of which the cluster has far more than r, are left out.
+func findMany(ctx context.Context, r Request) (map[string]*unstructured.Unstructured, error) {
+	type group struct {
+		gvk       schema.GroupVersionKind
+		namespace string
+	}
+	groups := map[group][]manifest.Object{}
+	for _, o := range r.Objects {
+		g := group{o.GroupVersionKind(), o.GetNamespace()}
+		groups[g] = append(groups[g], o)
+	}
+	found := map[string]*unstructured.Unstructured{}
+	for g, objects := range groups {
+		if len(objects) < many {
+			continue
+		}
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(g.gvk.GroupVersion().WithKind(g.gvk.Kind + "List"))
+		err := r.Client.Objects.List(ctx, list, client.InNamespace(g.namespace), client.Limit(int64(4*len(objects))))
+		switch {
+		case apierrors.IsForbidden(err), apierrors.IsNotFound(err), meta.IsNoMatchError(err), err == nil && list.GetContinue() != "":
+			continue
+		case err != nil:
+			return nil, err
+		}
+		for _, o := range objects {
+			found[objectKey(o)] = nil
+		}
+		for i := range list.Items {
+			found[objectKey(manifest.Object{Unstructured: &list.Items[i]})] = &list.Items[i]
+		}
+	}
+	return found, nil
 }
 
 // autoscaled returns which objects, by their keys, are scaled by a HorizontalPodAutoscaler, and the name of that: one
@@ -187,15 +238,11 @@ func find(ctx context.Context, c *kube.Client, u *unstructured.Unstructured) (*u
 	return nil, err
 }
 
-// diffObject compares one object with the cluster. If scaler is not empty, it names what scales the object; its number
+// diffObject compares one object with live, as it is in the cluster. If scaler is not empty, it names what scales the object; its number
 // of replicas then is what it is, also in o. To leave the number out of o would set it to 1, because the server removes
 // fields that their manager gives up.
-func diffObject(ctx context.Context, r Request, o manifest.Object, scaler string) (Difference, error) {
-	d := Difference{Object: o, Action: Unchanged}
-	var err error
-	if d.live, err = find(ctx, r.Client, o.Unstructured); err != nil {
-		return d, err
-	}
+func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstructured.Unstructured, scaler string) (Difference, error) {
+	d := Difference{Object: o, Action: Unchanged, live: live}
 	if replicas, ok := replicasOf(d.live); ok && scaler != "" {
 		if wanted, ok := replicasOf(o.Unstructured); ok && wanted != replicas {
 			d.Notes = append(d.Notes, fmt.Sprintf("spec.replicas stays %d, because %s scales it", replicas, scaler))
@@ -206,7 +253,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, scaler string
 	}
 	after := o.DeepCopy()
 	utils.RemoveCABundleFromCRD(after)
-	err = r.Client.Objects.Patch(ctx, after, client.Apply, client.DryRunAll, client.ForceOwnership, client.FieldOwner(FieldManager))
+	err := r.Client.Objects.Patch(ctx, after, client.Apply, client.DryRunAll, client.ForceOwnership, client.FieldOwner(FieldManager))
 	switch {
 	case err == nil && d.live == nil:
 		d.Action = Create
