@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/kube"
 	"slipway/internal/rollout"
@@ -14,13 +15,14 @@ import (
 type deployFlags struct {
 	manifests           manifestFlags
 	kubeconfig, context string
-	environment         string
+	environment, repo   string
 }
 
 func (f *deployFlags) register(cmd *cobra.Command) {
 	f.manifests.register(cmd)
 	registerCluster(cmd, &f.kubeconfig, &f.context)
-	cmd.Flags().StringVar(&f.environment, "environment", "", "name of the environment, noted on each object")
+	cmd.Flags().StringVar(&f.environment, "environment", "", "name of the environment, whose releases are recorded; without it, objects are applied and that is all")
+	cmd.Flags().StringVar(&f.repo, "repo", "", "repo whose part of the environment is meant, as `owner/name` (default: that of terminals)")
 }
 
 // registerCluster adds the flags that choose a cluster.
@@ -40,6 +42,7 @@ func (f *deployFlags) step(args []string) (rollout.Step, error) {
 		Manifests:   source.Paths,
 		Namespace:   source.Namespace,
 		Environment: f.environment,
+		Release:     ci.Release{Repo: f.repo, By: person()},
 		Images:      source.Images.Named,
 		Client:      func() (*kube.Client, error) { return kube.Default(f.kubeconfig, f.context) },
 	}, nil
@@ -49,6 +52,7 @@ func (f *deployFlags) step(args []string) (rollout.Step, error) {
 func newDeployCommand() *cobra.Command {
 	var flags deployFlags
 	var timeout time.Duration
+	var keepFailed bool
 	cmd := &cobra.Command{
 		Use:   "deploy PATH...",
 		Short: "Apply manifests to a cluster and follow the rollout to its end",
@@ -58,6 +62,9 @@ PATH is as for "slipway render". The objects are applied by the server (server-s
 "slipway"); what will change is printed before, and a line whenever something changes. As soon as it is certain that the new version does not
 work, deploy says why, with the last log lines of the container that fails, and stops. The old version goes on
 serving as the manifests' update strategy says.
+
+With --environment, what left the manifests since the last release is deleted, the release is recorded in the cluster
+(see "slipway env"), and a release that fails is rolled back to the last good one.
 
 Exit codes: 0 all is rolled out; 1 the manifests are wrong or refused; 2 the new version does not work, is not ready in
 time, or somebody interrupted; 3 the account may not do it; 4 a namespace or file is missing; 5 it conflicts with what
@@ -70,13 +77,14 @@ is in the cluster; 6 the cluster cannot be reached.`,
 				return err
 			}
 			defer step.Workspace.Close()
-			step.Timeout = timeout
+			step.Timeout, step.KeepFailed = timeout, keepFailed
 			_, err = rollout.Run(cmd.Context(), step, cmd.OutOrStdout())
 			return err
 		},
 	}
 	flags.register(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", rollout.DefaultTimeout, "time for applying and rolling out together")
+	cmd.Flags().BoolVar(&keepFailed, "no-rollback", false, "leave a release that fails as it is, instead of going back to the last good one")
 	return cmd
 }
 

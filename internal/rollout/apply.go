@@ -71,6 +71,9 @@ func Prepare(ctx context.Context, r Request) error {
 				annotations = map[string]string{}
 			}
 			annotations[EnvironmentAnnotation] = r.Environment
+			if !utils.IsNamespace(o.Unstructured) {
+				annotations[OwnerAnnotation] = r.place().ID()
+			}
 			o.SetAnnotations(annotations)
 		}
 	}

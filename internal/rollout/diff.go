@@ -31,6 +31,8 @@ const (
 	Create    Action = "create"
 	Update    Action = "change"
 	Replace   Action = "replace" // delete, and create again: a field changes that cannot
+	Prune     Action = "delete"  // it left the manifests
+	Keep      Action = "keep"    // it left the manifests, but its data or its annotation keeps it
 	Unchanged Action = "leave"
 	Refuse    Action = "refuse" // the cluster, or Slipway, does not allow it; see Difference.Err
 )
@@ -55,7 +57,12 @@ type Differences []Difference
 
 // Empty reports whether nothing would change.
 func (d Differences) Empty() bool {
-	return !slices.ContainsFunc(d, func(one Difference) bool { return one.Action != Unchanged })
+	return !slices.ContainsFunc(d, func(one Difference) bool { return one.Action != Unchanged && one.Action != Keep })
+}
+
+// withoutJobs returns the differences but those of Jobs: they do something once, and going back does not do it again.
+func (d Differences) withoutJobs() Differences {
+	return slices.DeleteFunc(slices.Clone(d), func(one Difference) bool { return isJob(one.Object.Unstructured) })
 }
 
 // Err returns the first error of an object that is refused.
@@ -78,8 +85,17 @@ func Diff(ctx context.Context, r Request) (Differences, error) {
 	if err := Prepare(ctx, r); err != nil {
 		return nil, err
 	}
-	d, err := diff(ctx, r)
-	return d, r.Client.Explain(err)
+	if r.Environment == "" {
+		d, err := diff(ctx, r)
+		return d, r.Client.Explain(err)
+	}
+	d := newDeployment(r, newPrinter(io.Discard), nil)
+	var err error
+	if d.state, err = d.place.Load(ctx); err != nil {
+		return nil, r.Client.Explain(err)
+	}
+	differences, prune, kept, err := d.diff(ctx)
+	return slices.Concat(differences, prune, kept), r.Client.Explain(err)
 }
 
 // diff compares prepared objects with the cluster.
@@ -243,6 +259,10 @@ func find(ctx context.Context, c *kube.Client, u *unstructured.Unstructured) (*u
 // fields that their manager gives up.
 func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstructured.Unstructured, scaler string) (Difference, error) {
 	d := Difference{Object: o, Action: Unchanged, live: live}
+	if err := foreign(r, o, live); err != nil {
+		d.Action, d.Err = Refuse, err
+		return d, nil
+	}
 	if replicas, ok := replicasOf(d.live); ok && scaler != "" {
 		if wanted, ok := replicasOf(o.Unstructured); ok && wanted != replicas {
 			d.Notes = append(d.Notes, fmt.Sprintf("spec.replicas stays %d, because %s scales it", replicas, scaler))
@@ -399,7 +419,7 @@ func (d Differences) Write(w io.Writer) {
 	d.write(newPrinter(w))
 }
 
-var signs = map[Action]string{Create: "+", Update: "~", Replace: "!", Refuse: "x"}
+var signs = map[Action]string{Create: "+", Update: "~", Replace: "!", Refuse: "x", Prune: "-", Keep: "="}
 
 func (d Differences) write(p *printer) {
 	counts := map[Action]int{}
@@ -407,7 +427,7 @@ func (d Differences) write(p *printer) {
 		counts[one.Action]++
 	}
 	var parts []string
-	for _, action := range []Action{Create, Update, Replace, Refuse, Unchanged} {
+	for _, action := range []Action{Create, Update, Replace, Prune, Keep, Refuse, Unchanged} {
 		if counts[action] > 0 {
 			parts = append(parts, fmt.Sprintf("%d to %s", counts[action], action))
 		}

@@ -508,6 +508,8 @@ func TestForbidden(t *testing.T) {
 	s.Kubectl("create", "serviceaccount", "weak")
 	account := fmt.Sprintf("the account system:serviceaccount:%s:weak may not ", s.Namespace)
 	weak := func(step *rollout.Step) { step.Kubeconfig = s.kubeconfig("weak") }
+	s.fails(web(), fault.Forbidden, []string{account, " leases.coordination.k8s.io in the namespace " + s.Namespace}, weak)
+	weak = func(step *rollout.Step) { step.Kubeconfig, step.Environment = s.kubeconfig("weak"), "" }
 	s.fails(web(), fault.Forbidden, []string{account, " deployments.apps in the namespace " + s.Namespace}, weak)
 	// With the right to apply but none to look at pods, the rollout is followed without causes.
 	s.Kubectl("create", "role", "deployer", "--verb=get,patch,create", "--resource=deployments.apps")

@@ -66,9 +66,7 @@ func comparable(u *unstructured.Unstructured) any {
 		}
 	}
 	if annotations, ok := metadata["annotations"].(map[string]any); ok {
-		for _, name := range []string{lastApplied, EnvironmentAnnotation} {
-			delete(annotations, name)
-		}
+		delete(annotations, lastApplied)
 		if len(annotations) == 0 {
 			delete(metadata, "annotations")
 		}

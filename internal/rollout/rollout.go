@@ -34,12 +34,23 @@ type Request struct {
 	Objects []manifest.Object
 	// Namespace is given to objects that name none and belong in one; empty means that of Client.
 	Namespace string
-	// Environment is the name of the place, for people; it may be empty.
+	// Environment is the name of the place. In an environment, what leaves the manifests is deleted, releases are
+	// recorded, and a failure goes back to the last good one. If it is empty, the objects are applied and that is all.
 	Environment string
+	// Release says who deploys: Repo, Run, Step, Commit, By and Link are taken from it.
+	Release ci.Release
+	// KeepFailed leaves a release that failed as it is, instead of going back.
+	KeepFailed bool
+	// Resumed reports, when the context has ended, whether another process will go on with this deployment, so that it
+	// must be left as it is; nil means never.
+	Resumed func() bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
 	Patience Patience
+
+	// manual is set for a rollback by hand: Jobs are not run again.
+	manual bool
 }
 
 // Result is what a deployment did, as far as it came.
@@ -50,6 +61,8 @@ type Result struct {
 	Pins []manifest.Pin
 	// Statuses says of each object that has a rollout how it stood at the end.
 	Statuses []Status
+	// Release is the record of the release; nil if there is no environment, or it was not begun.
+	Release *ci.Release
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -57,46 +70,48 @@ type Result struct {
 // Deploy applies the objects of r and watches them until all are rolled out, writing a line to out when something
 // changes. Its error is a [fault.Error]: Failed if the new version does not work (the sentence has the cause, and says
 // whether the old one still serves), any other code if nothing could be rolled out. When ctx is canceled, Deploy returns
-// at once and leaves the cluster as it is. It may be repeated: what is as it should be is left alone.
+// at once and leaves the cluster as it is, but in an environment it goes back to the last good release first. It may be
+// repeated: what is as it should be is left alone.
 func Deploy(ctx context.Context, r Request, out io.Writer) (Result, error) {
 	start := time.Now()
-	timeout := r.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
 	p := newPrinter(out)
 	r.Client.OnWarning(func(text string) { p.linef("warning of the cluster: %s", text) })
 	defer r.Client.OnWarning(nil)
-	deadline := start.Add(timeout)
 	var result Result
-	err := func() error {
-		applying, cancel := context.WithDeadline(ctx, deadline)
-		defer cancel()
-		if err := Prepare(applying, r); err != nil {
-			return stopped(ctx, applying, err, "nothing was applied")
-		}
-		var d Differences
-		err := retry(applying, r.Client, p, func() (err error) {
-			d, err = diff(applying, r)
-			return err
-		})
-		if err != nil {
-			return stopped(ctx, applying, err, "nothing was applied")
-		}
-		if !d.Empty() {
-			d.write(p)
-		}
-		if err := d.Err(); err != nil {
-			return err
-		}
-		if result.Changes, err = apply(applying, r, d, p); err != nil {
-			return stopped(ctx, applying, err, applied(result.Changes, len(r.Objects)))
-		}
-		result.Statuses, err = watch(ctx, r, deadline, timeout, p)
-		return err
-	}()
+	r.Release.Started = start.UTC()
+	d := newDeployment(r, p, &result)
+	var err error
+	if r.Environment != "" {
+		err = d.deploy(ctx)
+	} else {
+		err = d.plain(ctx)
+	}
 	result.Duration = time.Since(start)
 	return result, r.Client.Explain(err)
+}
+
+// plain applies and watches the objects without a record.
+func (d *deployment) plain(ctx context.Context) error {
+	applying, cancel := context.WithDeadline(ctx, d.deadline)
+	defer cancel()
+	if err := Prepare(applying, d.r); err != nil {
+		return stopped(ctx, applying, err, "nothing was applied")
+	}
+	var differences Differences
+	err := retry(applying, d.r.Client, d.p, func() (err error) {
+		differences, err = diff(applying, d.r)
+		return err
+	})
+	if err != nil {
+		return stopped(ctx, applying, err, "nothing was applied")
+	}
+	if !differences.Empty() {
+		differences.write(d.p)
+	}
+	if err := differences.Err(); err != nil {
+		return err
+	}
+	return d.roll(ctx, applying, differences)
 }
 
 // stopped says what was left when ctx, or limited with its deadline, ended what failed with err.
@@ -123,8 +138,12 @@ type Step struct {
 	Workspace *os.Root
 	Manifests []string
 	// Namespace is where objects go that name none; empty means that of the kubeconfig.
-	Namespace   string
+	Namespace string
+	// Environment, Release, KeepFailed and Resumed are as in [Request].
 	Environment string
+	Release     ci.Release
+	KeepFailed  bool
+	Resumed     func() bool
 	// Images maps names of images in the manifests to references, and Pushed is what the run pushed, oldest first; see
 	// [manifest.Images].
 	Images map[string]string
@@ -186,6 +205,9 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Objects:     rendered.Objects,
 		Namespace:   s.Namespace,
 		Environment: s.Environment,
+		Release:     s.Release,
+		KeepFailed:  s.KeepFailed,
+		Resumed:     s.Resumed,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }
