@@ -2,6 +2,7 @@ package release_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -82,7 +83,7 @@ func TestLockCanceled(t *testing.T) {
 	}
 	defer lock.Unlock(t.Context())
 	ctx, cancel := context.WithCancel(t.Context())
-	if _, err := p.Lock(ctx, "second", "", func(string) { cancel() }, ignore); err != context.Canceled {
+	if _, err := p.Lock(ctx, "second", "", func(string) { cancel() }, ignore); !errors.Is(err, context.Canceled) {
 		t.Errorf("a waiter that is canceled gets %v", err)
 	}
 }

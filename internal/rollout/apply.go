@@ -226,7 +226,13 @@ func applyOne(ctx context.Context, r Request, one Difference) (Change, error) {
 	}
 	u := one.Object.DeepCopy()
 	utils.RemoveCABundleFromCRD(u)
-	return change, r.Client.Objects.Patch(ctx, u, client.Apply, client.ForceOwnership, client.FieldOwner(FieldManager))
+	return change, put(ctx, r.Client, u)
+}
+
+// put applies an object as Slipway's own, and makes u what the server has then, or would have.
+func put(ctx context.Context, c *kube.Client, u *unstructured.Unstructured, options ...client.ApplyOption) error {
+	options = append(options, client.ForceOwnership, client.FieldOwner(FieldManager))
+	return c.Objects.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), options...)
 }
 
 // remove deletes an object with all that depends on it, and waits until it is gone. If another has its name by now, that

@@ -273,7 +273,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 	}
 	after := o.DeepCopy()
 	utils.RemoveCABundleFromCRD(after)
-	err := r.Client.Objects.Patch(ctx, after, client.Apply, client.DryRunAll, client.ForceOwnership, client.FieldOwner(FieldManager))
+	err := put(ctx, r.Client, after, client.DryRunAll)
 	switch {
 	case err == nil && d.live == nil:
 		d.Action = Create
@@ -299,7 +299,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 	return d, nil
 }
 
-// ReplaceAnnotation, set to "true" on an object, allows to delete it and create it again when a field changes that
+// ReplaceAnnotation set to "true" on an object allows to delete it and create it again when a field changes that
 // cannot change in place.
 const ReplaceAnnotation = "slipway/replace"
 
@@ -388,7 +388,7 @@ func takenOver(live, after *unstructured.Unstructured) []string {
 	owners := map[string]string{} // by path
 	for _, entry := range live.GetManagedFields() {
 		if entry.Manager != FieldManager && entry.Subresource != "status" && entry.FieldsV1 != nil {
-			for _, path := range managedPaths(entry.FieldsV1.Raw) {
+			for _, path := range managedPaths(entry.FieldsV1.GetRawBytes()) {
 				owners[path] = entry.Manager
 			}
 		}
@@ -396,7 +396,7 @@ func takenOver(live, after *unstructured.Unstructured) []string {
 	var kept []string
 	for _, entry := range after.GetManagedFields() {
 		if entry.Manager != FieldManager && entry.Subresource != "status" && entry.FieldsV1 != nil {
-			kept = append(kept, managedPaths(entry.FieldsV1.Raw)...)
+			kept = append(kept, managedPaths(entry.FieldsV1.GetRawBytes())...)
 		}
 	}
 	lost := map[string][]string{}

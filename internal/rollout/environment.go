@@ -148,7 +148,7 @@ func ensureNamespace(ctx context.Context, r Request, name string) error {
 		if err != nil || live != nil {
 			return err
 		}
-		err = r.Client.Objects.Patch(ctx, o.DeepCopy(), client.Apply, client.ForceOwnership, client.FieldOwner(FieldManager))
+		err = put(ctx, r.Client, o.DeepCopy())
 		if err != nil {
 			return refused(r.Client, err, []manifest.Object{o})
 		}

@@ -12,7 +12,7 @@ import (
 // records, and its name. Namespaces are shared, and have none.
 const OwnerAnnotation = "slipway/owner"
 
-// AdoptAnnotation, set to "true" in the manifest of an object, takes the object over from whoever has it.
+// AdoptAnnotation set to "true" in the manifest of an object takes the object over from whoever has it.
 const AdoptAnnotation = "slipway/adopt"
 
 // others are the marks by which other tools know what is theirs.
