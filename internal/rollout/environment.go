@@ -287,6 +287,7 @@ func (d *deployment) begin(ctx context.Context) error {
 	started.Digest = digest
 	started.Images = manifest.ImagesOf(d.r.Objects)
 	d.record = release.Record{Release: started, Objects: objects}
+	d.begun = d.state.Pending // by the one before, whose objects may be there
 	d.state.Last, d.state.Latest, d.state.Pending = started.Number, started, true
 	d.state.Objects = release.Union(d.state.Objects, refs(d.r.Objects))
 	if err := d.place.Save(ctx, &d.state); err != nil {
@@ -300,7 +301,7 @@ func (d *deployment) roll(ctx, applying context.Context, differences Differences
 	changes, err := apply(applying, d.r, differences, d.p)
 	d.result.Changes = changes
 	// A request that failed may have arrived.
-	d.begun = err != nil && kube.Unreachable(err) || slices.ContainsFunc(changes, func(c Change) bool { return c.Action != "unchanged" })
+	d.begun = d.begun || err != nil && kube.Unreachable(err) || slices.ContainsFunc(changes, func(c Change) bool { return c.Action != "unchanged" })
 	if err != nil {
 		return stopped(ctx, applying, err, applied(changes, len(d.r.Objects)))
 	}
@@ -309,9 +310,6 @@ func (d *deployment) roll(ctx, applying context.Context, differences Differences
 		watched.Objects = slices.DeleteFunc(slices.Clone(d.r.Objects), func(o manifest.Object) bool { return isJob(o.Unstructured) })
 	}
 	d.result.Statuses, err = watch(ctx, watched, d.deadline, d.timeout, d.p)
-	if err != nil {
-		d.begun = true // also if all was there before: it does not work
-	}
 	return err
 }
 
@@ -509,9 +507,9 @@ func Rollback(ctx context.Context, r Request, number int64, out io.Writer) (Resu
 }
 
 // earlier returns the number of the newest good release whose manifests differ from those of the one that serves. When
-// the environment is locked or a deployment to it did not end, that is the one that should serve.
+// the environment is locked, or what a deployment left there is not the release that should serve, it is that one.
 func earlier(history []ci.Release, state release.State) int64 {
-	if state.Locked != "" || state.Pending {
+	if state.Locked != "" || state.Pending || state.Latest.Status.Failed() && state.Latest.Restored == 0 {
 		return state.Current
 	}
 	digest := ""

@@ -217,6 +217,38 @@ func TestRollbackByHand(t *testing.T) {
 	}
 }
 
+// TestNothingChanged deploys what is there already while the cluster cannot run it: that is no reason to go anywhere.
+func TestNothingChanged(t *testing.T) {
+	s := start(t)
+	s.must(web())
+	s.Kubectl("create", "quota", "none", "--hard=pods=0")
+	s.Kubectl("delete", "pods", "--all")
+	_, out, err := s.deploy(t.Context(), web(), func(step *rollout.Step) { step.Timeout = 20 * time.Second })
+	wantError(t, err, fault.Failed, "deployment/web", "; nothing was changed")
+	if state := s.state(); strings.Contains(out, "ROLL") || state.Locked != "" || state.Current != 1 {
+		t.Errorf("the state is %+v", state)
+	}
+}
+
+// TestKeepFailed leaves a failed release as it is, and goes back by hand.
+func TestKeepFailed(t *testing.T) {
+	s := start(t)
+	s.must(web())
+	_, _, err := s.deploy(t.Context(), web("MODE, value: serve", "MODE, value: crash")+config("new", "x"), func(step *rollout.Step) { step.KeepFailed = true })
+	wantError(t, err, fault.Failed, "exits with code 3", "it is not rolled back, as was asked")
+	s.wantThere("deployment.apps/web", "configmap/new")
+	out, err := s.rollback(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantLines(t, out, "configmap/new: deleted")
+	s.wantThere("deployment.apps/web")
+	s.wantServing("v1", "v1")
+	if state := s.state(); state.Current != 3 {
+		t.Errorf("release %d serves", state.Current)
+	}
+}
+
 // TestRollbackFails breaks the way back: the release to go back to needs an object that is no longer allowed.
 func TestRollbackFails(t *testing.T) {
 	s := start(t)
