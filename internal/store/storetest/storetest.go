@@ -47,6 +47,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"Leases", testLeases},
 		{"Secrets", testSecrets},
 		{"Tokens", testTokens},
+		{"Releases", testReleases},
 		{"Times", testTimes},
 		{"Canceled", testCanceled},
 		{"RegistryBlobs", testRegistryBlobs},
