@@ -196,11 +196,10 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Missing reports whether err is a registry's word that something is not there, or not for us: many say no more than
-// "unauthorized" of what does not exist.
+// Missing reports whether err is a registry's word that something is not there.
 func Missing(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden)
+	return errors.As(err, &e) && e.Status == http.StatusNotFound
 }
 
 // maxError is how much is read of an error's body.

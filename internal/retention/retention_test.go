@@ -1,0 +1,65 @@
+package retention_test
+
+import (
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"slipway/internal/retention"
+)
+
+func TestDecide(t *testing.T) {
+	now := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	tag := func(name string, daysOld int) retention.Tag {
+		return retention.Tag{Name: name, Time: now.AddDate(0, 0, -daysOld)}
+	}
+	tags := []retention.Tag{tag("v1", 90), tag("v2", 60), tag("v3", 1), tag("latest", 1), {Name: "odd"}, tag("pr-7", 40), tag("pr-9", 20)}
+	for _, test := range []struct {
+		name  string
+		rules retention.Rules
+		want  []string
+	}{
+		{"age", retention.Rules{OlderThan: 30 * 24 * time.Hour}, []string{"pr-7", "v2", "v1"}},
+		{"exact age", retention.Rules{OlderThan: 90 * 24 * time.Hour}, []string{"v1"}},
+		{"last", retention.Rules{KeepLast: 4}, []string{"v2", "v1"}},
+		{"more than there are", retention.Rules{KeepLast: 100}, nil},
+		{"ties go by name", retention.Rules{KeepLast: 1}, []string{"v3", "pr-9", "pr-7", "v2", "v1"}},
+		{"match", retention.Rules{Match: regexp.MustCompile(`^v\d`), KeepLast: 1}, []string{"v2", "v1"}},
+		{"match and age", retention.Rules{Match: regexp.MustCompile(`^pr-`), OlderThan: 30 * 24 * time.Hour}, []string{"pr-7"}},
+		{"all three", retention.Rules{Match: regexp.MustCompile(`^v`), KeepLast: 2, OlderThan: 70 * 24 * time.Hour}, []string{"v1"}},
+		{"nothing matches", retention.Rules{Match: regexp.MustCompile(`^x`), KeepLast: 1}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []string
+			decisions := test.rules.Decide(tags, now)
+			for _, d := range decisions {
+				if d.Reason == "" {
+					t.Errorf("%s: no reason", d.Name)
+				}
+				if d.Delete {
+					got = append(got, d.Name)
+				}
+			}
+			if !slices.Equal(got, test.want) || len(decisions) != len(tags) {
+				t.Errorf("deletes %q of %d, want %q", got, len(decisions), test.want)
+			}
+		})
+	}
+	if tags[0].Name != "v1" {
+		t.Error("the argument was sorted")
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for _, bad := range []retention.Rules{{}, {Match: regexp.MustCompile("x")}, {KeepLast: -1, OlderThan: 1}, {KeepLast: 1, OlderThan: -1}} {
+		if bad.Check() == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+	for _, good := range []retention.Rules{{KeepLast: 1}, {OlderThan: 1}} {
+		if err := good.Check(); err != nil {
+			t.Error(err)
+		}
+	}
+}
