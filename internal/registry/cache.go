@@ -28,8 +28,8 @@ type Mirror struct {
 	// Stale is for how long a tag is served while its registry does not answer; 0 means 30 days. Digests do not grow stale.
 	Stale time.Duration
 	// Quota is how many bytes fetched images may have together; 0 means any number. What was used longest ago goes first;
-	// what was used in the last ten minutes does not, so there may be more for a while. A blob counts once in each
-	// repository.
+	// what was used in the last ten minutes does not, so there may be more for a while; at twice the quota nothing more is
+	// fetched. A blob counts once in each repository.
 	Quota int64
 	// Pause is for how long a registry that does not answer is left alone; 0 means 30 seconds.
 	Pause time.Duration
@@ -62,6 +62,7 @@ type cache struct {
 
 	mu        sync.Mutex
 	downloads map[string]*download
+	coming    int64 // bytes of the downloads that go on
 	pauses    map[string]pause
 }
 
@@ -116,7 +117,8 @@ func (c *cache) paused(host string, now time.Time) error {
 
 // note remembers that a registry does not answer, or wants to be left alone: until then, a build on a machine without a
 // way to it goes on at once.
-func (c *cache) note(host string, now time.Time, err error) {
+func (h *Handler) note(host string, err error) {
+	c := h.cache
 	var answer *remote.Error
 	pauseTime := c.Pause
 	switch {
@@ -128,9 +130,10 @@ func (c *cache) note(host string, now time.Time, err error) {
 	case answer.Status < 500:
 		return
 	}
+	h.log.Warn("registry: leaving a mirrored registry alone", "host", host, "for", pauseTime, "error", err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pauses[host] = pause{now.Add(pauseTime), err}
+	c.pauses[host] = pause{h.now().Add(pauseTime), err}
 }
 
 // findManifest is store.FindManifest, which for a repository of another registry fetches what is not here or may be old.
@@ -179,7 +182,6 @@ func (h *Handler) findManifest(ctx context.Context, name, ref string) (store.Man
 		var answer *remote.Error
 		gone := errors.As(result.Err, &answer) && answer.Status == http.StatusNotFound
 		if result.Err != nil && old != nil && !gone {
-			h.log.Warn("registry: serving what may be old", "repository", name, "tag", ref, "error", result.Err)
 			return *old, nil
 		}
 		if result.Err != nil {
@@ -214,7 +216,7 @@ func (h *Handler) fetchManifest(from remote.Repository, name, ref string) (store
 		}
 		// Asking where a tag points is no pull, of which some registries allow but a few.
 		digest, err := h.cache.Client.Resolve(ctx, from, ref)
-		h.cache.note(from.Host, h.now(), err)
+		h.note(from.Host, err)
 		if err != nil {
 			return m, err
 		}
@@ -229,7 +231,7 @@ func (h *Handler) fetchManifest(from remote.Repository, name, ref string) (store
 	}
 
 	got, err := h.cache.Client.Manifest(ctx, from, ref)
-	h.cache.note(from.Host, h.now(), err)
+	h.note(from.Host, err)
 	if err != nil {
 		return store.Manifest{}, err
 	}
@@ -264,24 +266,50 @@ func (h *Handler) upstreamError(err error, name, code, what string) error {
 	case answer != nil:
 		return fail(http.StatusNotFound, code, "%s has no %.200s: %v", name, what, answer)
 	}
-	h.log.Warn("registry: a mirrored registry does not answer", "repository", name, "error", err)
 	return fail(http.StatusNotFound, code, "%s has no %.200s, and the registry that it stands for does not answer", name, what)
 }
 
 // errLocal marks a failure of this registry's own disk or database.
 var errLocal = errors.New("keep what was fetched")
 
-// evict keeps the quota. Bytes are freed by the collection of garbage, like those of all that was deleted.
-func (h *Handler) evict(ctx context.Context) error {
-	if h.cache.Quota <= 0 || !h.cache.evicting.TryLock() {
-		return nil
-	}
+// evict forgets what was used longest ago until what was fetched has limit bytes, or else only what is in use, and returns
+// how many there are. The bytes are freed by the collection of garbage, like those of all that was deleted.
+func (h *Handler) evict(ctx context.Context, limit int64) (size int64, err error) {
+	h.cache.evicting.Lock()
 	defer h.cache.evicting.Unlock()
 	for {
-		freed, err := h.store.EvictCached(ctx, h.cache.Quota, h.now().Add(-inUse), h.now())
+		freed, size, err := h.store.EvictCached(ctx, limit, h.now().Add(-inUse), h.now())
 		if err != nil || freed == 0 {
-			return err
+			return size, err
 		}
 		h.log.Info("registry: the mirror's quota is used up; forgot images", "bytes", freed)
 	}
+}
+
+// reserve keeps the quota when a blob of that size comes, and refuses it when what is in use alone would be twice the
+// quota: nobody fills the disk by pulling. What it reserves must be released.
+func (h *Handler) reserve(ctx context.Context, size int64) error {
+	c := h.cache
+	c.mu.Lock()
+	c.coming += size
+	coming := c.coming
+	c.mu.Unlock()
+	if c.Quota <= 0 {
+		return nil
+	}
+	there, err := h.evict(ctx, max(0, c.Quota-coming))
+	if err != nil {
+		return errors.Join(errLocal, err)
+	}
+	if size > c.Quota || there+coming > 2*c.Quota {
+		return fail(http.StatusInsufficientStorage, codeUnknown, "the quota for images of other registries is used up by what was pulled in the last minutes; pull again later, or from there")
+	}
+	return nil
+}
+
+// release says that what was reserved has come, or will not.
+func (c *cache) release(size int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.coming -= size
 }

@@ -153,11 +153,6 @@ func (h *Handler) download(name string, from remote.Repository, d digest) *downl
 		dl.advance(0, err)
 		close(dl.ended)
 		dl.begin()
-		if err == nil {
-			if err := h.evict(c.life); err != nil {
-				h.log.Error("registry: keep the mirror's quota", "error", err)
-			}
-		}
 	})
 	return dl
 }
@@ -186,13 +181,21 @@ func (h *Handler) fetchBlob(dl *download, name string, from remote.Repository, d
 		return err
 	}
 	body, size, err := h.cache.Client.Blob(ctx, from, d.String())
-	h.cache.note(from.Host, h.now(), err)
+	h.note(from.Host, err)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	if size > h.maxBlob {
 		return fail(http.StatusBadGateway, codeSizeInvalid, "the blob %s has %d bytes, and may have %d", d, size, h.maxBlob)
+	}
+	limit := h.maxBlob
+	if h.cache.Quota > 0 {
+		limit = min(limit, h.cache.Quota)
+	}
+	defer h.cache.release(max(0, size))
+	if err := h.reserve(ctx, max(0, size)); err != nil {
+		return err
 	}
 	u, err := h.newUpload(name, d.algorithm)
 	if err != nil {
@@ -212,8 +215,8 @@ func (h *Handler) fetchBlob(dl *download, name string, from remote.Repository, d
 		n, err := body.Read(*buffer)
 		stalled.Reset(h.stallTime)
 		if n > 0 {
-			if u.size += int64(n); u.size > h.maxBlob {
-				return fail(http.StatusBadGateway, codeSizeInvalid, "the blob %s has more than %d bytes", d, h.maxBlob)
+			if u.size += int64(n); u.size > limit {
+				return fail(http.StatusBadGateway, codeSizeInvalid, "the blob %s has more than %d bytes", d, limit)
 			}
 			if _, err := u.file.Write((*buffer)[:n]); err != nil {
 				return errors.Join(errLocal, fmt.Errorf("write a blob: %w", err))

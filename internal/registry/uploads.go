@@ -173,7 +173,11 @@ func (h *Handler) Sweep(ctx context.Context) (int, error) {
 		_, err := os.Stat(path)
 		return err == nil
 	})
-	return n, errors.Join(err, h.evict(ctx))
+	if h.cache.Quota > 0 {
+		_, full := h.evict(ctx, h.cache.Quota)
+		err = errors.Join(err, full)
+	}
+	return n, err
 }
 
 // setReadDeadline bounds a read of the body. Where w has no deadlines, as behind some wrappers, the server's own must do.

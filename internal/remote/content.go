@@ -49,7 +49,7 @@ func (c *Client) Resolve(ctx context.Context, r Repository, tag string) (string,
 	if err != nil {
 		return "", err
 	}
-	resp.Body.Close()
+	defer resp.Body.Close()
 	d := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
 	if d.Validate() != nil {
 		return "", nil
@@ -166,7 +166,7 @@ func (c *Client) PutBlob(ctx context.Context, r Repository, content []byte) erro
 	if err != nil {
 		return err
 	}
-	resp.Body.Close()
+	defer resp.Body.Close()
 	location, err := resp.Request.URL.Parse(resp.Header.Get("Location"))
 	if err != nil || location.Host != resp.Request.URL.Host {
 		return fmt.Errorf("%s names no address of its own for an upload", r.Host)

@@ -76,10 +76,11 @@ type Cache interface {
 	FindCached(ctx context.Context, repository, reference string) (Cached, error)
 	// TouchCached notes that something was used, and, unless it is zero, when the other registry said that a tag is right.
 	TouchCached(ctx context.Context, repository, reference string, used, checked time.Time) error
-	// EvictCached forgets what was used longest ago, and before then, until the cache has at most limit bytes, and returns
-	// how many it forgot. It deletes rows of manifests, with their tags, and links of blobs; what a manifest that remains
-	// refers to is kept. It does a part of the work at a time: call it again until it returns 0.
-	EvictCached(ctx context.Context, limit int64, then, at time.Time) (freed int64, err error)
+	// EvictCached forgets what was used longest ago, and before then, until the cache has at most limit bytes. It returns how
+	// many it forgot and how many remain. It deletes rows of manifests, with their tags, and links of blobs; what a manifest that remains
+	// refers to is kept. It does a part of the work at a time: call it again until it
+	// frees nothing.
+	EvictCached(ctx context.Context, limit int64, then, at time.Time) (freed, size int64, err error)
 }
 
 // Mirror is by whom the tags of the cache were put and deleted, in their histories.

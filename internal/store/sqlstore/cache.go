@@ -131,15 +131,15 @@ func (db *DB) TouchCached(ctx context.Context, repository, reference string, use
 const maxEvicted = 100
 
 // EvictCached implements [store.Cache].
-func (db *DB) EvictCached(ctx context.Context, limit int64, then, at time.Time) (freed int64, err error) {
+func (db *DB) EvictCached(ctx context.Context, limit int64, then, at time.Time) (freed, size int64, err error) {
 	err = db.tx(ctx, func(t *tx) error {
 		freed = 0
-		size, err := one(ctx, t, value[int64], `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM registry_cached`)
-		if err != nil || size <= limit {
+		size, err = one(ctx, t, value[int64], `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM registry_cached`)
+		if err != nil {
 			return err
 		}
 		for range maxEvicted {
-			if size-freed <= limit {
+			if size <= limit {
 				return nil
 			}
 			n, err := evictOldest(ctx, t, then, at)
@@ -149,11 +149,11 @@ func (db *DB) EvictCached(ctx context.Context, limit int64, then, at time.Time) 
 			if err != nil {
 				return err
 			}
-			freed += n
+			freed, size = freed+n, size-n
 		}
 		return nil
 	})
-	return freed, err
+	return freed, size, err
 }
 
 // evictOldest forgets one manifest or blob, and returns its size. An index goes before its images and an image before its

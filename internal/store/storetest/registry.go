@@ -356,13 +356,13 @@ func testRegistryEvict(t *testing.T, s store.Store) {
 	check(t, s.PutManifest(ctx, manifestOf(mirrored, 50, store.Reference{Digest: digestOf(40), Size: 4, Manifest: true}), "index"))
 	check(t, s.PutManifest(ctx, manifestOf(mirrored, 30), "mine"))
 	later := noon.Add(2 * time.Hour)
-	for _, test := range []struct{ limit, freed int64 }{
-		{10_000, 0}, {412, 0}, {411, 4}, {407, 100}, {308, 0}, {307, 4}, {0, 100},
+	for _, test := range []struct{ limit, freed, size int64 }{
+		{10_000, 0, 412}, {412, 0, 412}, {411, 4, 408}, {407, 100, 308}, {308, 0, 308}, {307, 4, 304}, {0, 100, 204},
 	} {
-		freed, err := s.EvictCached(ctx, test.limit, later, later)
+		freed, size, err := s.EvictCached(ctx, test.limit, later, later)
 		check(t, err)
-		if freed != test.freed {
-			t.Errorf("a limit of %d frees %d, want %d", test.limit, freed, test.freed)
+		if freed != test.freed || size != test.size {
+			t.Errorf("a limit of %d frees %d of %d, want %d of %d", test.limit, freed, size, test.freed, test.size)
 		}
 	}
 	for reference, want := range map[string]bool{"old": false, "new": false, "pinned": true, "mine": true, "index": true, digestOf(40): true} {
