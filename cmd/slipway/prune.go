@@ -18,7 +18,6 @@ import (
 	"slipway/internal/fault"
 	"slipway/internal/prune"
 	"slipway/internal/remote"
-	"slipway/internal/retention"
 )
 
 // pruneOptions are the flags of `slipway registry prune`.
@@ -92,7 +91,7 @@ func runPrune(cmd *cobra.Command, opts pruneOptions, images []string) error {
 			printDecisions(out, r, decisions)
 			continue
 		}
-		var doomed []retention.Tag
+		var doomed []prune.Tag
 		reasons := map[string]string{}
 		for _, d := range decisions {
 			if d.Delete {
@@ -118,7 +117,7 @@ func runPrune(cmd *cobra.Command, opts pruneOptions, images []string) error {
 }
 
 // printDecisions is the dry run.
-func printDecisions(out io.Writer, r remote.Repository, decisions []retention.Decision) {
+func printDecisions(out io.Writer, r remote.Repository, decisions []prune.Decision) {
 	n := 0
 	for _, d := range decisions {
 		verb := "would keep"
@@ -132,7 +131,7 @@ func printDecisions(out io.Writer, r remote.Repository, decisions []retention.De
 }
 
 // rules reads the flags.
-func (o pruneOptions) rules() (rules retention.Rules, err error) {
+func (o pruneOptions) rules() (rules prune.Rules, err error) {
 	rules.KeepLast = o.keepLast
 	if o.olderThan != "" {
 		if rules.OlderThan, err = parseAge(o.olderThan); err != nil {

@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"slipway/internal/remote"
-	"slipway/internal/retention"
 )
 
 // ErrSwitchedOff says that a registry deletes nothing.
@@ -21,7 +20,7 @@ var ErrSwitchedOff = errors.New("the registry deletes neither tags nor digests; 
 
 // Result is what became of a tag that was to be deleted.
 type Result struct {
-	Tag retention.Tag
+	Tag Tag
 	// Kept says why the tag is still there; empty means that it is deleted.
 	Kept string
 }
@@ -29,7 +28,7 @@ type Result struct {
 // Delete deletes tags, calling done after each. A tag that has moved since it was listed is kept. It first finds out, with
 // tags of its own, how the registry deletes a tag without its siblings; if it cannot be made to, the error is
 // [ErrSwitchedOff], and nothing was deleted. Deleting may be repeated after an error: what is done is done.
-func Delete(ctx context.Context, c *remote.Client, r remote.Repository, tags []retention.Tag, done func(Result)) error {
+func Delete(ctx context.Context, c *remote.Client, r remote.Repository, tags []Tag, done func(Result)) error {
 	if len(tags) == 0 {
 		return nil
 	}

@@ -1,9 +1,10 @@
 // Package prune deletes tags of other people's registries, by their protocol alone, so that no other tag suffers.
 //
-// Start reading at [List], which looks at the tags of a repository, and [Delete], which deletes some. No digest of
-// anybody's image is ever deleted, for tags share digests and indexes need them. A registry that can delete a tag is
-// told to; to one that cannot, a manifest that nobody else has is pushed under the tag, and that manifest's digest is
-// deleted, which takes the tag along. What the images occupied is freed when the registry collects its garbage.
+// Start reading at [List], which looks at the tags of a repository, [Rules], which decide what goes and do nothing else,
+// and [Delete], which deletes some. No digest of anybody's image is ever deleted, for tags share digests and indexes need
+// them. A registry that can delete a tag is told to; to one that cannot, a manifest that nobody else has is pushed under the
+// tag, and that manifest's digest is deleted, which takes the tag along. What the images occupied is freed when the registry
+// collects its garbage.
 package prune
 
 import (
@@ -19,7 +20,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"slipway/internal/remote"
-	"slipway/internal/retention"
 )
 
 const (
@@ -31,12 +31,12 @@ const (
 
 // List returns the tags of a repository with the times at which their images were made, as they say themselves. A time
 // that is missing, or is the epoch of a reproducible build, is unknown.
-func List(ctx context.Context, c *remote.Client, r remote.Repository) ([]retention.Tag, error) {
+func List(ctx context.Context, c *remote.Client, r remote.Repository) ([]Tag, error) {
 	names, err := c.Tags(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	tags := make([]retention.Tag, len(names))
+	tags := make([]Tag, len(names))
 	var mu sync.Mutex
 	known := map[string]time.Time{}
 	group, ctx := errgroup.WithContext(ctx)
@@ -61,7 +61,7 @@ func List(ctx context.Context, c *remote.Client, r remote.Repository) ([]retenti
 				known[m.Digest] = at
 				mu.Unlock()
 			}
-			tags[i] = retention.Tag{Name: name, Digest: m.Digest, Time: at}
+			tags[i] = Tag{Name: name, Digest: m.Digest, Time: at}
 			return nil
 		})
 	}

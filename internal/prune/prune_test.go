@@ -31,7 +31,6 @@ import (
 	"slipway/internal/prune"
 	"slipway/internal/registry"
 	"slipway/internal/remote"
-	"slipway/internal/retention"
 	"slipway/internal/store/sqlstore"
 	"slipway/internal/testneeds"
 )
@@ -318,8 +317,8 @@ func TestPrune(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rules := retention.Rules{Match: regexp.MustCompile(`^(v|undated)`), OlderThan: 30 * 24 * time.Hour}
-			var doomed []retention.Tag
+			rules := prune.Rules{Match: regexp.MustCompile(`^(v|undated)`), OlderThan: 30 * 24 * time.Hour}
+			var doomed []prune.Tag
 			for _, d := range rules.Decide(tags, time.Now()) {
 				if d.Delete {
 					doomed = append(doomed, d.Tag)
@@ -350,7 +349,7 @@ func TestPruneSwitchedOff(t *testing.T) {
 	host := distribution(t, false)
 	s := newSite(t, host)
 	before := s.tags(t)
-	err := prune.Delete(t.Context(), newClient(t, host, "octo"), s.repo, []retention.Tag{{Name: "v1"}}, func(prune.Result) { t.Error("done") })
+	err := prune.Delete(t.Context(), newClient(t, host, "octo"), s.repo, []prune.Tag{{Name: "v1"}}, func(prune.Result) { t.Error("done") })
 	if !errors.Is(err, prune.ErrSwitchedOff) {
 		t.Errorf("got %v", err)
 	}
@@ -374,7 +373,7 @@ func TestPruneMoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	var kept []string
-	doomed := slices.DeleteFunc(tags, func(tag retention.Tag) bool { return tag.Name != "v1" && tag.Name != "v2" })
+	doomed := slices.DeleteFunc(tags, func(tag prune.Tag) bool { return tag.Name != "v1" && tag.Name != "v2" })
 	if err := prune.Delete(t.Context(), c, s.repo, doomed, func(r prune.Result) {
 		if r.Kept != "" {
 			kept = append(kept, r.Tag.Name)
@@ -392,7 +391,7 @@ func TestPruneMoved(t *testing.T) {
 func TestPruneForbidden(t *testing.T) {
 	s := newSite(t, own(t))
 	before := s.tags(t)
-	err := prune.Delete(t.Context(), newClient(t, s.host, "guest"), s.repo, []retention.Tag{{Name: "v1"}}, func(prune.Result) { t.Error("done") })
+	err := prune.Delete(t.Context(), newClient(t, s.host, "guest"), s.repo, []prune.Tag{{Name: "v1"}}, func(prune.Result) { t.Error("done") })
 	var answer *remote.Error
 	if !errors.As(err, &answer) || answer.Status != http.StatusUnauthorized && answer.Status != http.StatusForbidden {
 		t.Errorf("got %v", err)
@@ -423,7 +422,7 @@ func TestPruneInterrupted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(tags, func(tag retention.Tag) bool { return tag.Name == "v1" })
+	i := slices.IndexFunc(tags, func(tag prune.Tag) bool { return tag.Name == "v1" })
 	for n := int64(0); ; n++ {
 		left.Store(n)
 		err := prune.Delete(t.Context(), c, s.repo, tags[i:i+1], func(prune.Result) {})
@@ -446,8 +445,8 @@ func TestPruneInterrupted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var doomed []retention.Tag
-	for _, d := range (retention.Rules{OlderThan: 20 * 365 * 24 * time.Hour}).Decide(tags, time.Now()) {
+	var doomed []prune.Tag
+	for _, d := range (prune.Rules{OlderThan: 20 * 365 * 24 * time.Hour}).Decide(tags, time.Now()) {
 		if d.Delete {
 			doomed = append(doomed, d.Tag)
 		}

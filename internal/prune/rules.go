@@ -1,6 +1,4 @@
-// Package retention decides which tags of a repository of images go and which stay, by their names and ages alone. It
-// reads and deletes nothing: start reading at [Rules.Decide].
-package retention
+package prune
 
 import (
 	"cmp"
