@@ -47,6 +47,7 @@ type serverOptions struct {
 	database string
 	noRunner bool
 	timeout  time.Duration
+	mirror   mirrorOptions
 	runner   runnerOptions
 }
 
@@ -70,6 +71,7 @@ The first start makes an admin's token and writes it to the file admin-token in 
 	flags.StringVar(&opts.database, "database", "", "postgres://... or a path of an SQLite file (default DATA/slipway.db)")
 	flags.BoolVar(&opts.noRunner, "no-runner", false, "start no runner beside the server")
 	flags.DurationVar(&opts.timeout, "timeout", time.Hour, "limit of a job whose repo sets none")
+	opts.mirror.addFlags(flags)
 	opts.runner.addEngineFlags(flags)
 	return cmd
 }
@@ -155,13 +157,19 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		System: plan.System{Proto: root.Scheme, Host: root.Host, Registry: root.Host, Version: version.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
 		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout,
 	})
+	mirror, err := opts.mirror.open(opts.runner.insecure)
+	if err != nil {
+		return err
+	}
+	defer mirror.Client.Close()
 	images, err := registry.New(registry.Options{
 		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: derive(tokenKey, "registry"),
-		Hosts: []string{root.Host, listener.Addr().String()}, Log: log,
+		Hosts: []string{root.Host, listener.Addr().String()}, Mirror: mirror, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the registry: %w", err)
 	}
+	defer images.Close()
 	if err := firstTokens(ctx, authority, opts.data, log); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +35,9 @@ func (db *DB) PutManifest(ctx context.Context, m store.Manifest, tags ...string)
 		}
 		id, err := one(ctx, t, value[int64], `SELECT id FROM registry_manifests WHERE repository_id = ? AND digest = ?`, repository, m.Digest)
 		if errors.Is(err, store.ErrNotFound) {
-			id, err = insertManifest(ctx, t, repository, m)
+			if err = checkReferences(ctx, t, repository, m); err == nil {
+				id, err = insertManifest(ctx, t, repository, m)
+			}
 		}
 		if err != nil {
 			return err
@@ -44,11 +47,12 @@ func (db *DB) PutManifest(ctx context.Context, m store.Manifest, tags ...string)
 				return err
 			}
 		}
-		return nil
+		return uncache(ctx, t, repository, append(slices.Clone(tags), m.Digest)...)
 	})
 }
 
-func insertManifest(ctx context.Context, t *tx, repository int64, m store.Manifest) (id int64, err error) {
+// checkReferences says *store.MissingError if the repository lacks something that m refers to.
+func checkReferences(ctx context.Context, t *tx, repository int64, m store.Manifest) error {
 	missing := &store.MissingError{Repository: m.Repository}
 	for _, r := range m.References {
 		query := `
@@ -59,15 +63,19 @@ func insertManifest(ctx context.Context, t *tx, repository int64, m store.Manife
 		}
 		size, err := one(ctx, t, value[int64], query, repository, r.Digest)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return 0, err
+			return err
 		}
 		if err != nil || size != r.Size {
 			missing.References = append(missing.References, r)
 		}
 	}
 	if len(missing.References) > 0 {
-		return 0, missing
+		return missing
 	}
+	return nil
+}
+
+func insertManifest(ctx context.Context, t *tx, repository int64, m store.Manifest) (id int64, err error) {
 	var annotations any
 	if m.Annotations != nil {
 		annotations = string(m.Annotations)
@@ -164,21 +172,27 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		if err != nil {
 			return err
 		}
-		tags, err = list(ctx, t, value[string], `SELECT name FROM registry_tags WHERE manifest_id = ? ORDER BY name`, id)
-		if err != nil {
-			return err
-		}
-		for _, tag := range tags {
-			if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
-				return err
-			}
-		}
-		if _, err := t.exec(ctx, `DELETE FROM registry_tags WHERE manifest_id = ?`, id); err != nil {
-			return err
-		}
-		return t.must(ctx, `DELETE FROM registry_manifests WHERE id = ?`, id)
+		tags, err = deleteManifest(ctx, t, repository, id, c)
+		return err
 	})
 	return tags, err
+}
+
+// deleteManifest removes a manifest and its tags, which it returns.
+func deleteManifest(ctx context.Context, t *tx, repository, id int64, c store.Change) (tags []string, err error) {
+	tags, err = list(ctx, t, value[string], `SELECT name FROM registry_tags WHERE manifest_id = ? ORDER BY name`, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, tag := range tags {
+		if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := t.exec(ctx, `DELETE FROM registry_tags WHERE manifest_id = ?`, id); err != nil {
+		return nil, err
+	}
+	return tags, t.must(ctx, `DELETE FROM registry_manifests WHERE id = ?`, id)
 }
 
 // maxAnnotations is the most bytes of annotations on a page of referrers.
@@ -281,14 +295,18 @@ func (db *DB) LinkBlob(ctx context.Context, repository string, b store.Blob) err
 		if err != nil {
 			return err
 		}
-		_, err = t.exec(ctx, `
-			INSERT INTO registry_blobs (digest, size, linked) VALUES (?, ?, ?)
-			ON CONFLICT (digest) DO UPDATE SET linked = excluded.linked`, b.Digest, b.Size, instant(b.Linked))
-		if err != nil {
-			return err
-		}
-		return link(ctx, t, id, b.Digest)
+		return errors.Join(linkBlob(ctx, t, id, b), uncache(ctx, t, id, b.Digest))
 	})
+}
+
+func linkBlob(ctx context.Context, t *tx, repository int64, b store.Blob) error {
+	_, err := t.exec(ctx, `
+		INSERT INTO registry_blobs (digest, size, linked) VALUES (?, ?, ?)
+		ON CONFLICT (digest) DO UPDATE SET linked = excluded.linked`, b.Digest, b.Size, instant(b.Linked))
+	if err != nil {
+		return err
+	}
+	return link(ctx, t, repository, b.Digest)
 }
 
 func link(ctx context.Context, t *tx, repository int64, digest string) error {
@@ -311,7 +329,7 @@ func (db *DB) MountBlob(ctx context.Context, from, to, digest string, at time.Ti
 		if err != nil {
 			return err
 		}
-		return link(ctx, t, id, digest)
+		return errors.Join(link(ctx, t, id, digest), uncache(ctx, t, id, digest))
 	})
 }
 

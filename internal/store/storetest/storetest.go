@@ -56,6 +56,8 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryTags", testRegistryTags},
 		{"RegistryReferrers", testRegistryReferrers},
 		{"RegistryConcurrent", testRegistryConcurrent},
+		{"RegistryCache", testRegistryCache},
+		{"RegistryEvict", testRegistryEvict},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
