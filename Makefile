@@ -38,6 +38,10 @@ cluster: ## build upstream Kubernetes and its node into bin/cluster
 gitea: ## build Gitea, for tests
 	sh gitea/build.sh $(BIN)
 
+.PHONY: distribution
+distribution: ## build the distribution registry, for tests
+	sh distribution/build.sh $(BIN)
+
 # install PACKAGES installs those that are missing, and says what it is about to do.
 define install
 	@missing=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(1) 2>/dev/null | awk '$$2=="installed"{print $$1}' | sort > /tmp/slipway-have.$$$$; \
@@ -61,7 +65,7 @@ demo: demo-packages build cluster ## a push rolls out on real Kubernetes; ONCE=1
 	$(SUDO) $(BIN)/slipway-demo $(if $(ONCE),--once)
 
 .PHONY: test
-test: test-packages build cluster gitea ## every test, the real parts included
+test: test-packages build cluster gitea distribution ## every test, the real parts included
 	@./test.sh
 
 .PHONY: lint

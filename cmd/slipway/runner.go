@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -146,6 +147,9 @@ func defaultKubeconfig() string {
 
 // runRunner is the whole runner.
 func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err error) {
+	// Its log goes where that of the server goes which started it. If that is a pipe, and its reader dies with the server,
+	// the runner goes on without a log.
+	signal.Ignore(syscall.SIGPIPE)
 	log := slog.New(slog.NewTextHandler(stderr, nil)).With("runner", opts.name)
 	if err := opts.check(); err != nil {
 		return err

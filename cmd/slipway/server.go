@@ -49,6 +49,7 @@ type serverOptions struct {
 	noRunner bool
 	timeout  time.Duration
 	grace    time.Duration
+	mirror   mirrorOptions
 	runner   runnerOptions
 }
 
@@ -73,6 +74,7 @@ The first start makes an admin's token and writes it to the file admin-token in 
 	flags.BoolVar(&opts.noRunner, "no-runner", false, "start no runner beside the server")
 	flags.DurationVar(&opts.timeout, "timeout", time.Hour, "limit of a job whose repo sets none")
 	flags.DurationVar(&opts.grace, "registry-grace", 24*time.Hour, "how long the registry keeps what nobody needs any more, and what was deleted")
+	opts.mirror.addFlags(flags)
 	opts.runner.addEngineFlags(flags)
 	return cmd
 }
@@ -162,13 +164,19 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout,
 	})
 	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, git}, Now: time.Now}
+	mirror, err := opts.mirror.open(opts.runner.insecure)
+	if err != nil {
+		return err
+	}
+	defer mirror.Client.Close()
 	images, err := registry.New(registry.Options{
 		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: derive(tokenKey, "registry"),
-		Hosts: []string{root.Host, listener.Addr().String()}, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
+		Hosts: []string{root.Host, listener.Addr().String()}, Mirror: mirror, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the registry: %w", err)
 	}
+	defer images.Close()
 	if err := firstTokens(ctx, authority, opts.data, log); err != nil {
 		return err
 	}

@@ -55,11 +55,15 @@ func tidy(ctx context.Context, cleaner *retention.Cleaner, images *registry.Hand
 // rollbackRuns is how many successful runs of a repo keep their images, whatever a policy says.
 const rollbackRuns = 10
 
+// rollbackReleases is how many releases of an environment, of each status, keep theirs.
+const rollbackReleases = 20
+
 // facts tell retention policies what the runs and the git endpoint know.
 type facts struct {
 	store interface {
 		store.Repos
 		store.Runs
+		store.Releases
 	}
 	git *gitd.Server
 }
@@ -70,8 +74,8 @@ func repoOf(repository string) string {
 	return strings.Join(parts[:min(len(parts), 2)], "/")
 }
 
-// InUse implements [retention.Facts]: the images of runs that go on, and of the newest successful ones with the runs that
-// they repeat, which a rollback or a promotion starts from.
+// InUse implements [retention.Facts]: the images of runs that go on, of the newest successful ones with the runs that they
+// repeat, which a rollback or a promotion starts from, and of the newest releases, whichever repo deployed them.
 func (f facts) InUse(ctx context.Context, repository string) (uses []retention.Use, err error) {
 	repo := repoOf(repository)
 	add := func(number int64, why string) error {
@@ -90,6 +94,17 @@ func (f facts) InUse(ctx context.Context, repository string) (uses []retention.U
 			uses = append(uses, use)
 		}
 		return nil
+	}
+	releases, err := f.store.NewestReleases(ctx, rollbackReleases)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range releases {
+		for _, image := range r.Images {
+			if _, digest, ok := strings.Cut(image, "@"); ok {
+				uses = append(uses, retention.Use{Digest: digest, Reason: fmt.Sprintf("release %d of %s has it", r.Number, r.Environment)})
+			}
+		}
 	}
 	open, err := f.store.ListRuns(ctx, store.RunFilter{Repo: repo, Unfinished: true})
 	if err != nil {

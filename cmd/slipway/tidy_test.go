@@ -55,12 +55,19 @@ func TestFacts(t *testing.T) {
 	run(ci.Failure, 0, "octo/app:bad")
 	run(ci.Success, 1) // a promotion of the first, which is too old by itself
 	run(ci.Running, 0, "octo/app/cache:tmp", "octo/app:v2")
+	if err := db.PutRelease(ctx, ci.Release{
+		Repo: "octo/far", Environment: "production", Namespace: "far", Number: 4, Started: time.Now(), Status: ci.Success,
+		Images: []string{"ci.example.com:7070/octo/app@sha256:old", "unpinned:1"},
+	}); err != nil {
+		t.Fatal(err)
+	}
 
 	got, err := f.InUse(ctx, "octo/app/cache")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []retention.Use{
+		{Digest: "sha256:old", Reason: "release 4 of production has it"},
 		{Digest: "sha256:octo/app/cache:tmp", Reason: "run 13 goes on"},
 		{Digest: "sha256:octo/app:v2", Reason: "run 13 goes on"},
 		{Digest: "sha256:octo/app:v1", Reason: "run 1 is repeated by one of the newest that succeeded"},
@@ -68,7 +75,7 @@ func TestFacts(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if got, err := f.InUse(ctx, "octo/app"); err != nil || got[2].Tag != "v1" {
+	if got, err := f.InUse(ctx, "octo/app"); err != nil || got[3].Tag != "v1" {
 		t.Errorf("got %+v, %v", got, err)
 	}
 

@@ -152,6 +152,9 @@ func (s *server) admin(ctx context.Context) error {
 	}
 }
 
+// Empty is the answer of an operation that has nothing to say.
+type Empty struct{}
+
 // add registers one operation. Everything that an operation answers is in a body.
 func add[In, Out any](s *server, api huma.API, id, method, path, summary string, do func(context.Context, *In) (Out, error)) {
 	type answer struct{ Body Out }

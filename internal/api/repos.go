@@ -90,9 +90,9 @@ func set[T any](to, from *T) {
 	}
 }
 
-func (s *server) deleteRepo(ctx context.Context, in *RepoPath) (struct{}, error) {
+func (s *server) deleteRepo(ctx context.Context, in *RepoPath) (Empty, error) {
 	if err := s.admin(ctx); err != nil {
-		return struct{}{}, err
+		return Empty{}, err
 	}
-	return struct{}{}, s.Flow.DeleteRepo(ctx, in.repo())
+	return Empty{}, s.Flow.DeleteRepo(ctx, in.repo())
 }

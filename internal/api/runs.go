@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 
@@ -37,21 +38,30 @@ func (s *server) registerRuns(api huma.API) {
 }
 
 func (s *server) listAllRuns(ctx context.Context, in *Listing) ([]ci.Run, error) {
-	all, err := s.Store.ListRuns(ctx, store.RunFilter{Before: in.Before, Limit: in.Limit})
+	visible := map[string]bool{}
+	repos, err := s.listRepos(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	visible := map[string]bool{}
+	for _, repo := range repos {
+		visible[repo.Name] = true
+	}
 	runs := []ci.Run{}
-	for _, run := range all {
-		see, known := visible[run.Repo]
-		if !known {
-			_, err := s.reads(ctx, run.Repo)
-			see = err == nil
-			visible[run.Repo] = see
+	for page := (store.RunFilter{Before: in.Before, Limit: 500}); len(visible) > 0; {
+		all, err := s.Store.ListRuns(ctx, page)
+		if err != nil {
+			return nil, err
 		}
-		if see {
-			runs = append(runs, run)
+		for _, run := range all {
+			page.Before = run.ID
+			if visible[run.Repo] {
+				if runs = append(runs, run); len(runs) == in.Limit {
+					return runs, nil
+				}
+			}
+		}
+		if len(all) < page.Limit {
+			break
 		}
 	}
 	return runs, nil
@@ -84,7 +94,11 @@ func (s *server) getPlan(ctx context.Context, in *RunPath) (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	return s.Store.FindPlan(ctx, run.ID)
+	found, err := s.Store.FindPlan(ctx, run.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		err = fault.New(fault.NotFound, "run %d of %s has no plan: it ended before it got one", run.Number, run.Repo)
+	}
+	return found, err
 }
 
 func (s *server) cancelRun(ctx context.Context, in *RunPath) (ci.Run, error) {

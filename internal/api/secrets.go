@@ -37,16 +37,16 @@ func (s *server) registerSecrets(api huma.API) {
 		SecretPath
 		Body SecretValue
 	},
-	) (struct{}, error) {
+	) (Empty, error) {
 		if err := s.manages(ctx, in.repo()); err != nil {
-			return struct{}{}, err
+			return Empty{}, err
 		}
-		return struct{}{}, s.Flow.PutSecret(ctx, in.repo(), in.Secret, in.Body.Value, in.Body.PullRequests)
+		return Empty{}, s.Flow.PutSecret(ctx, in.repo(), in.Secret, in.Body.Value, in.Body.PullRequests)
 	})
-	add(s, api, "delete-secret", http.MethodDelete, base+"/{secret}", "Delete a secret", func(ctx context.Context, in *SecretPath) (struct{}, error) {
+	add(s, api, "delete-secret", http.MethodDelete, base+"/{secret}", "Delete a secret", func(ctx context.Context, in *SecretPath) (Empty, error) {
 		if err := s.manages(ctx, in.repo()); err != nil {
-			return struct{}{}, err
+			return Empty{}, err
 		}
-		return struct{}{}, s.Flow.DeleteSecret(ctx, in.repo(), in.Secret)
+		return Empty{}, s.Flow.DeleteSecret(ctx, in.repo(), in.Secret)
 	})
 }

@@ -46,14 +46,14 @@ func (s *server) registerTokens(api huma.API) {
 	add(s, api, "delete-token", http.MethodDelete, "/api/tokens/{id}", "Delete a token; it stops to be good at once", func(ctx context.Context, in *struct {
 		ID int64 `path:"id"`
 	},
-	) (struct{}, error) {
+	) (Empty, error) {
 		if err := s.admin(ctx); err != nil {
-			return struct{}{}, err
+			return Empty{}, err
 		}
 		err := s.Store.DeleteToken(ctx, in.ID)
 		if errors.Is(err, store.ErrNotFound) {
 			err = fault.New(fault.NotFound, "there is no token %d; slipway token list shows those that there are", in.ID)
 		}
-		return struct{}{}, err
+		return Empty{}, err
 	})
 }

@@ -87,11 +87,11 @@ func (s *instance) workspace(file string) (dir string) {
 	return dir
 }
 
-// withoutTrace removes the lines that say which command runs.
+// withoutTrace removes the lines that say which command runs, and Slipway's own.
 func withoutTrace(log string) string {
 	var kept strings.Builder
 	for line := range strings.Lines(log) {
-		if !strings.HasPrefix(line, "+ ") {
+		if !strings.HasPrefix(line, "+ ") && !strings.HasPrefix(line, "slipway: ") {
 			kept.WriteString(line)
 		}
 	}

@@ -132,8 +132,11 @@ func (f *Flow) source(ctx context.Context, repo ci.Repo, commit string) (plan.So
 		if errors.Is(err, forge.ErrNotFound) {
 			continue
 		}
+		if errors.Is(err, forge.ErrTooLarge) {
+			return plan.Source{}, fault.New(fault.TooLarge, "%s at commit %.10s is too large; a pipeline file has at most %d KiB", name, commit, forge.MaxFile>>10)
+		}
 		if err != nil {
-			return plan.Source{}, fault.New(fault.Unavailable, "cannot read %s at commit %.10s: %w", name, commit, err)
+			return plan.Source{}, fault.New(fault.Unavailable, "%w", err) // it says what was read, and where
 		}
 		return plan.Source{Name: name, Text: text}, nil
 	}

@@ -15,6 +15,7 @@ import (
 	"slipway/internal/ci"
 	"slipway/internal/flow/flowtest"
 	"slipway/internal/protocol"
+	"slipway/internal/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -114,6 +115,10 @@ func TestRepeatedCalls(t *testing.T) {
 	batch := []protocol.Event{
 		r.start(1), r.log(1, 0, "hello "), r.log(1, 6, "world\n"), r.end(1, ci.Failure, 3),
 		r.event(protocol.Event{Image: &protocol.Image{Step: 1, Image: ci.Image{Ref: "r/a:1", Digest: "sha256:1"}}}),
+		r.event(protocol.Event{Release: &protocol.Release{Step: 1, Release: ci.Release{
+			Environment: "production", Namespace: "shop", Number: 4, Status: ci.Success, Started: s.Clock.Now(),
+			Repo: "somebody/else", Run: 99, Commit: "not this",
+		}}}),
 	}
 	for n := range len(batch) {
 		r.append(batch[:n+1]...)
@@ -132,6 +137,13 @@ func TestRepeatedCalls(t *testing.T) {
 	}
 	if len(run.Images) != 1 {
 		t.Errorf("the images are %v", run.Images)
+	}
+	releases, err := s.DB.ListReleases(t.Context(), store.ReleaseFilter{})
+	if err != nil || len(releases) != 1 {
+		t.Fatalf("the releases are %+v, %v", releases, err)
+	}
+	if got := releases[0]; got.Repo != flowtest.Repo || got.Run != run.Number || got.Step != "one" || got.Commit != run.Event.After || got.Number != 4 {
+		t.Errorf("the release is %+v", got)
 	}
 	r.finish(ci.Failure)
 	outcome := protocol.Outcome{Status: ci.Success, Time: s.Clock.Now()}
@@ -220,6 +232,8 @@ func TestWrongCalls(t *testing.T) {
 		"log of no step":    {{Seq: 1, Log: &protocol.Log{Step: -1, Data: []byte("x")}}},
 		"log with a gap":    {{Seq: 1, Log: &protocol.Log{Step: 1, Offset: 5, Data: []byte("x")}}},
 		"image of no step":  {{Seq: 1, Image: &protocol.Image{Step: 9}}},
+		"release that runs": {{Seq: 1, Release: &protocol.Release{Step: 1, Release: ci.Release{Number: 1, Status: ci.Running, Started: time.Now()}}}},
+		"release of nobody": {{Seq: 1, Release: &protocol.Release{Step: 9, Release: ci.Release{Number: 1, Status: ci.Success, Started: time.Now()}}}},
 		"event of no kind":  {{Seq: 1}},
 		"too many events":   make([]protocol.Event, protocol.MaxEvents+1),
 		"too long a log":    {{Seq: 1, Log: &protocol.Log{Step: 1, Data: bytes.Repeat([]byte("x"), protocol.MaxLogData+1)}}},

@@ -46,11 +46,11 @@ type Client struct {
 
 	certificate []byte // the client's, in PEM, or nil
 	warnings    *warnings
-	idle        func() // closes idle connections
+	disconnect  func() // closes the connections
 }
 
-// Close closes the connections that are idle. The client can be used again.
-func (c *Client) Close() { c.idle() }
+// Close closes the connections; requests that are under way fail. The client can be used again.
+func (c *Client) Close() { c.disconnect() }
 
 // FromKubeconfig returns a client for the current context of a kubeconfig that is not trusted: it may hold tokens and
 // certificates, but not name files, programs or authentication plugins.
@@ -160,12 +160,12 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	config.UserAgent = "slipway"
 	config.WarningHandler = c.warnings
 	// The API server has its own queues; these only keep a mistake of ours from flooding it. Requests per second.
-	config.QPS, config.Burst = 100, 200
-	httpClient, idle, err := newHTTPClient(config)
+	config.QPS, config.Burst = 1000, 2000
+	httpClient, disconnect, err := newHTTPClient(config)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "the kubeconfig cannot be used: %w", err)
 	}
-	c.idle = idle
+	c.disconnect = disconnect
 	if c.Mapper, err = apiutil.NewDynamicRESTMapper(config, httpClient); err != nil {
 		return nil, fmt.Errorf("make a REST mapper: %w", err)
 	}

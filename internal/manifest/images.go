@@ -1,6 +1,10 @@
 package manifest
 
-import "k8s.io/apimachinery/pkg/runtime/schema"
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
 
 // podSpecs says where the pod specification is in the kinds that have one.
 var podSpecs = map[schema.GroupKind][]string{
@@ -58,4 +62,16 @@ func imageFields(object map[string]any, kind schema.GroupKind) []imageField {
 		}
 	}
 	return fields
+}
+
+// ImagesOf returns the references of all images that the pods of objects use, sorted, each once.
+func ImagesOf(objects []Object) []string {
+	var images []string
+	for _, o := range objects {
+		for _, field := range imageFields(o.Object, o.GroupVersionKind().GroupKind()) {
+			images = append(images, field.get())
+		}
+	}
+	slices.Sort(images)
+	return slices.Compact(images)
 }

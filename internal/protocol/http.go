@@ -64,7 +64,11 @@ func handle[In, Out any](authorize func(*http.Request) error, call func(context.
 		}
 		var in In
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, MaxBody)).Decode(&in); err != nil {
-			writeError(w, fault.New(fault.Invalid, "read the message: %w", err))
+			code := fault.Invalid
+			if errors.As(err, new(*http.MaxBytesError)) {
+				code = fault.TooLarge
+			}
+			writeError(w, fault.New(code, "read the message: %w", err))
 			return
 		}
 		out, err := call(r.Context(), in)
@@ -79,7 +83,12 @@ func handle[In, Out any](authorize func(*http.Request) error, call func(context.
 	})
 }
 
+// faultHeader tells an error of the server's from one of whatever stands in front of it: a proxy answers 404 or 410 while
+// the server is restarted, and that must not cost a job.
+const faultHeader = "Slipway-Fault"
+
 func writeError(w http.ResponseWriter, err error) {
+	w.Header().Set(faultHeader, "1")
 	if errors.Is(err, ErrLeaseLost) {
 		http.Error(w, err.Error(), http.StatusGone)
 		return
@@ -132,8 +141,8 @@ func (c *Client) Finish(ctx context.Context, lease string, outcome Outcome) erro
 	return err
 }
 
-// post sends one message. A server that cannot be reached, and one that answers with a server error, give a fault with
-// the code [fault.Unavailable]: the caller tries again.
+// post sends one message. A server that cannot be reached, one that answers with a server error, and whatever answers in
+// its place, give a fault with the code [fault.Unavailable]: the caller tries again.
 func post[Out any](ctx context.Context, c *Client, path string, message any) (out Out, err error) {
 	body, err := json.Marshal(message)
 	if err != nil {
@@ -160,6 +169,8 @@ func post[Out any](ctx context.Context, c *Client, path string, message any) (ou
 			return out, &fault.Error{Code: fault.Unavailable, Message: fmt.Sprintf("what answers at %s is no Slipway server of this version; check the address", c.URL), Err: err}
 		}
 		return out, nil
+	case resp.Header.Get(faultHeader) == "":
+		return out, fault.New(fault.Unavailable, "%s answers %s, which does not come from a Slipway server: %.200s", c.URL, resp.Status, bytes.TrimSpace(data))
 	case resp.StatusCode == http.StatusGone:
 		return out, ErrLeaseLost
 	case resp.StatusCode >= 500:

@@ -55,9 +55,12 @@ type Assignment struct {
 	Lease string `json:"lease"`
 	JobID int64  `json:"job_id"`
 	// Repo and Run name the run for people; Link is its page.
-	Repo    string `json:"repo"`
-	Run     int64  `json:"run"`
-	Link    string `json:"link,omitempty"`
+	Repo string `json:"repo"`
+	Run  int64  `json:"run"`
+	Link string `json:"link,omitempty"`
+	// Commit is the full hash of what runs, By the login of who caused it.
+	Commit  string `json:"commit,omitempty"`
+	By      string `json:"by,omitempty"`
 	Trusted bool   `json:"trusted,omitempty"`
 	// Fork is true for the pull request of a fork: strangers wrote what runs.
 	Fork bool `json:"fork,omitempty"`
@@ -114,18 +117,25 @@ type Renewal struct {
 // Event is something that happened in a job. Exactly one of the pointer fields is set.
 type Event struct {
 	// Seq counts the events of a job from 1, without gaps.
-	Seq   int64      `json:"seq"`
-	Time  time.Time  `json:"time"`
-	Start *StepStart `json:"start,omitempty"`
-	Log   *Log       `json:"log,omitempty"`
-	End   *StepEnd   `json:"end,omitempty"`
-	Image *Image     `json:"image,omitempty"`
+	Seq     int64      `json:"seq"`
+	Time    time.Time  `json:"time"`
+	Start   *StepStart `json:"start,omitempty"`
+	Log     *Log       `json:"log,omitempty"`
+	End     *StepEnd   `json:"end,omitempty"`
+	Image   *Image     `json:"image,omitempty"`
+	Release *Release   `json:"release,omitempty"`
 }
 
 // Image says that a step pushed an image.
 type Image struct {
 	Step int `json:"step"`
 	ci.Image
+}
+
+// Release says that a deployment of a step has ended. Whose it is (Repo, Run, Step, Commit, By, Link) the server knows itself.
+type Release struct {
+	Step    int        `json:"step"`
+	Release ci.Release `json:"release"`
 }
 
 // StepStart says that a step has begun.

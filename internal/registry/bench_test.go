@@ -8,7 +8,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"slipway/internal/registry"
+	client "slipway/internal/remote"
 )
 
 // fetch reads a URL to its end as admin, and throws it away.
@@ -141,5 +145,41 @@ func BenchmarkListTags(b *testing.B) {
 		if n != 10000 {
 			b.Fatalf("%d tags", n)
 		}
+	}
+}
+
+// BenchmarkMirrorPull pulls a blob of 64 MB that is not here yet through the mirror, and, as what that costs is measured
+// by, straight from the registry that it is in.
+func BenchmarkMirrorPull(b *testing.B) {
+	const size = 64 << 20
+	content := random(size)
+	digest := sum256(content)
+	up := newSite(b)
+	up.pushBlob("octo/app", content)
+	asks := client.New(client.Options{Insecure: []string{up.host()}, Login: func(string) (string, string, error) { return "reader", "reader-password", nil }})
+	defer asks.Close()
+	b.Run("direct", func(b *testing.B) {
+		b.SetBytes(size)
+		for b.Loop() {
+			fetch(b, up.URL+"/v2/octo/app/blobs/"+digest)
+		}
+	})
+	for _, name := range []string{"cold", "warm"} {
+		b.Run(name, func(b *testing.B) {
+			s := newSite(b, func(o *registry.Options) { o.Mirror = registry.Mirror{Hosts: []string{up.host()}, Client: asks} })
+			path := s.URL + "/v2/mirror/" + strings.ReplaceAll(up.host(), ":", "_") + "/octo/app/blobs/" + digest
+			if name == "warm" {
+				fetch(b, path)
+			}
+			b.SetBytes(size)
+			for b.Loop() {
+				fetch(b, path)
+				if name == "cold" {
+					b.StopTimer()
+					s.want(s.do("DELETE", strings.TrimPrefix(path, s.URL), nil), 202)
+					b.StartTimer()
+				}
+			}
+		})
 	}
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"time"
@@ -15,10 +16,24 @@ func (h *Handler) getBlob(w http.ResponseWriter, r *http.Request, req request) e
 	if err != nil {
 		return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
 	}
-	unknown := fail(http.StatusNotFound, codeBlobUnknown, "%s has no blob %s", req.name, d)
+	err = h.serveBlob(w, r, req, d)
+	if from, ok := h.cache.upstream(req.name); ok && errors.Is(err, errNoBlob) {
+		err = h.pullBlob(w, r, req, from, d)
+	}
+	if errors.Is(err, errNoBlob) {
+		return fail(http.StatusNotFound, codeBlobUnknown, "%s has no blob %s", req.name, d)
+	}
+	return err
+}
+
+// errNoBlob says that a blob is not here.
+var errNoBlob = errors.New("no such blob")
+
+// serveBlob serves a blob that is here, and otherwise says errNoBlob.
+func (h *Handler) serveBlob(w http.ResponseWriter, r *http.Request, req request, d digest) error {
 	blob, err := h.store.FindBlob(r.Context(), req.name, d.String())
 	if errors.Is(err, store.ErrNotFound) {
-		return unknown
+		return errNoBlob
 	}
 	if err != nil {
 		return err
@@ -27,7 +42,7 @@ func (h *Handler) getBlob(w http.ResponseWriter, r *http.Request, req request) e
 	if errors.Is(err, fs.ErrNotExist) {
 		// A client that is told "not found" pushes again, which repairs it.
 		h.log.Error("registry: the file of a blob is missing", "repository", req.name, "digest", d.String())
-		return unknown
+		return errNoBlob
 	}
 	if err != nil {
 		return err
@@ -36,22 +51,27 @@ func (h *Handler) getBlob(w http.ResponseWriter, r *http.Request, req request) e
 	// Who may push and asks for a blob is about to refer to it instead of sending it.
 	if now := h.now(); r.Method == http.MethodHead && now.Sub(blob.Linked) > h.grace/2 && req.who.Allows(req.name, Push) {
 		if err := h.store.TouchBlob(r.Context(), req.name, d.String(), now); errors.Is(err, store.ErrNotFound) {
-			return unknown // collected at this moment
+			return errNoBlob // collected at this moment
 		} else if err != nil {
 			return err
 		}
 	}
+	h.sendBlob(w, r, d, blob.Size, f)
+	return nil
+}
+
+// sendBlob sends the blob d of that size.
+func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, d digest, size int64, content io.ReadSeeker) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Docker-Content-Digest", d.String())
 	w.Header().Set("ETag", `"`+d.String()+`"`)
 	w.Header().Set("Cache-Control", "private, max-age=31536000, immutable")
 	// A reader that stalls lets go of its connection, in time: what 64 KiB a second would take, and a bit.
 	rc := http.NewResponseController(w)
-	if rc.SetWriteDeadline(time.Now().Add(2*h.stallTime+time.Duration(blob.Size/(64<<10))*time.Second)) == nil {
+	if rc.SetWriteDeadline(time.Now().Add(2*h.stallTime+time.Duration(size/(64<<10))*time.Second)) == nil {
 		defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 	}
-	http.ServeContent(w, r, "", time.Time{}, f)
-	return nil
+	http.ServeContent(w, r, "", time.Time{}, content)
 }
 
 // deleteBlob removes a blob from a repository (spec, "Deleting Blobs").

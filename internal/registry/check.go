@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"slipway/internal/store"
@@ -199,7 +200,7 @@ func (c *checker) dropBlob(ctx context.Context, d digest, size int64) (bool, err
 	}
 	err = c.store.ForgetBlob(ctx, d.String(), c.now().Add(time.Hour))
 	if errors.Is(err, store.ErrInUse) || errors.Is(err, store.ErrNotFound) {
-		return err == store.ErrNotFound, nil
+		return errors.Is(err, store.ErrNotFound), nil
 	}
 	return err == nil, err
 }
@@ -278,6 +279,9 @@ func (c *checker) manifest(ctx context.Context, m store.Manifest) error {
 			Message: fmt.Sprintf("its bytes have the digest %s; delete it and push it again", got),
 		})
 		return nil
+	}
+	if strings.HasPrefix(m.Repository, mirrorPrefix) {
+		return nil // what is not here yet is fetched when somebody asks for it
 	}
 	for _, r := range m.References {
 		if r.Manifest {

@@ -31,6 +31,8 @@ type Options struct {
 	// client that reaches it as a mirror says in the query parameter ns which registry it wants; if that is none of these,
 	// it is answered from the repositories under "mirror/<ns>/".
 	Hosts []string
+	// Mirror says from which other registries images are fetched.
+	Mirror Mirror
 	// MaxBlob is the most bytes of one blob; 0 means 64 GiB.
 	MaxBlob int64
 	// UploadAge is how long an upload may rest before Sweep removes it; 0 means 24 hours.
@@ -62,6 +64,7 @@ type Handler struct {
 	service   string
 	tokenLife time.Duration
 	hosts     []string
+	cache     *cache
 	maxBlob   int64
 	uploadAge time.Duration
 	grace     time.Duration
@@ -73,6 +76,9 @@ type Handler struct {
 	log       *slog.Logger
 }
 
+// mirrorPrefix is where the images of other registries are.
+const mirrorPrefix = "mirror/"
+
 // New returns the registry that keeps its bytes in o.Dir.
 func New(o Options) (*Handler, error) {
 	if len(o.Key) < 32 {
@@ -81,13 +87,16 @@ func New(o Options) (*Handler, error) {
 	if o.Store == nil || o.Authority == nil {
 		return nil, errors.New("registry: Options need a Store and an Authority")
 	}
+	if len(o.Mirror.Hosts) > 0 && o.Mirror.Client == nil {
+		return nil, errors.New("registry: a Mirror needs a Client")
+	}
 	disk, err := openDisk(o.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	h := &Handler{
 		store: o.Store, authority: o.Authority, disk: disk, uploads: &uploads{},
-		key: slices.Clone(o.Key), service: o.Service, tokenLife: o.TokenLife, hosts: o.Hosts,
+		key: slices.Clone(o.Key), service: o.Service, tokenLife: o.TokenLife, hosts: o.Hosts, cache: newCache(o.Mirror),
 		maxBlob: o.MaxBlob, uploadAge: o.UploadAge, grace: o.Grace, immutable: o.Immutable, stallTime: o.StallTime, now: o.Now, log: o.Log,
 	}
 	if h.service == "" {
@@ -252,8 +261,7 @@ func (h *Handler) mirrored(w http.ResponseWriter, r *http.Request, name string) 
 	if ns == "" || ns == r.Host || slices.Contains(h.hosts, ns) {
 		return name
 	}
-	// A port has no place in a repository name; an underscore cannot be in a host's.
-	prefix := "mirror/" + strings.ReplaceAll(strings.ToLower(ns), ":", "_") + "/"
+	prefix := mirrorPrefix + mirrorPart(ns) + "/"
 	if !strings.HasPrefix(name, prefix) {
 		name = prefix + name
 	}

@@ -29,7 +29,7 @@ func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, req reques
 	if _, err := parseDigest(req.ref); err != nil && !validTag(req.ref) {
 		return unknown
 	}
-	m, err := h.store.FindManifest(r.Context(), req.name, req.ref)
+	m, err := h.findManifest(r.Context(), req.name, req.ref)
 	if errors.Is(err, store.ErrNotFound) {
 		return unknown
 	}

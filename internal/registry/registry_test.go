@@ -101,6 +101,7 @@ func newSite(t testing.TB, change ...func(*registry.Options)) *site {
 func (s *site) serve(h *registry.Handler) {
 	s.handler = h
 	s.Server = httptest.NewServer(h)
+	s.t.Cleanup(h.Close)
 	s.t.Cleanup(s.Close)
 }
 

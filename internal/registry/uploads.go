@@ -163,7 +163,7 @@ func (u *uploads) forget(keep func(path string) bool) {
 }
 
 // Sweep removes uploads that have rested for longer than Options.UploadAge and returns how many. Call it every hour or
-// so; it is safe beside uploads that go on.
+// so; it is safe beside uploads that go on. It keeps the mirror's quota, too.
 func (h *Handler) Sweep(ctx context.Context) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -173,6 +173,10 @@ func (h *Handler) Sweep(ctx context.Context) (int, error) {
 		_, err := os.Stat(path)
 		return err == nil
 	})
+	if h.cache.Quota > 0 {
+		_, full := h.evict(ctx, h.cache.Quota)
+		err = errors.Join(err, full)
+	}
 	return n, err
 }
 
@@ -220,6 +224,12 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) err
 
 // closeUpload makes the upload a blob of the repository if it has the digest d, and otherwise removes it.
 func (h *Handler) closeUpload(ctx context.Context, u *upload, repository string, d digest) error {
+	return h.keepUpload(ctx, u, repository, d, h.store.LinkBlob)
+}
+
+// keepUpload makes the upload a blob on disk if it has the digest d, and otherwise removes it. Then link makes it one of the
+// repository.
+func (h *Handler) keepUpload(ctx context.Context, u *upload, repository string, d digest, link func(context.Context, string, store.Blob) error) error {
 	sum := u.sum
 	if sum == nil || u.algorithm != d.algorithm {
 		sum = newHash(d.algorithm)
@@ -246,7 +256,7 @@ func (h *Handler) closeUpload(ctx context.Context, u *upload, repository string,
 	// Whole now: a client that goes away must not leave it unlinked.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	err := h.store.LinkBlob(ctx, repository, store.Blob{Digest: d.String(), Size: u.size, Linked: h.now()})
+	err := link(ctx, repository, store.Blob{Digest: d.String(), Size: u.size, Linked: h.now()})
 	if err != nil {
 		h.collector.strays.Store(true)
 	}

@@ -109,6 +109,9 @@ func (c *Cleaner) Fixed(ctx context.Context, repository string) (func(tag string
 
 // DryRun returns what a policy would do to the repository now; nil is the one that holds.
 func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy) (Decision, error) {
+	if mirrored(repository) {
+		return Decision{}, nil
+	}
 	if policy == nil {
 		_, found, err := c.Find(ctx, repository)
 		if err != nil {
@@ -122,6 +125,10 @@ func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy)
 	}
 	return policy.Decide(state), nil
 }
+
+// mirrored reports whether the repository has copies of another registry's images. The mirror's quota says which of those
+// stay.
+func mirrored(repository string) bool { return strings.HasPrefix(repository, "mirror/") }
 
 // state finds out what there is. Tags come before manifests: of what is pushed meanwhile, only the manifest is seen, and
 // that is too young to go.
@@ -188,6 +195,9 @@ func (c *Cleaner) Clean(ctx context.Context) (Cleaned, error) {
 		}
 		last = names[len(names)-1]
 		for _, name := range names {
+			if mirrored(name) {
+				continue
+			}
 			_, policy, err := c.Find(ctx, name)
 			if err == nil && (len(policy.Rules) > 0 || policy.Untagged > 0) {
 				err = c.clean(ctx, name, policy, &done)

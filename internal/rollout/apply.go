@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/polling"
+	"github.com/fluxcd/cli-utils/pkg/object"
 	"github.com/fluxcd/pkg/ssa"
 	ssaerrors "github.com/fluxcd/pkg/ssa/errors"
 	"github.com/fluxcd/pkg/ssa/utils"
@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"slipway/internal/fault"
 	"slipway/internal/kube"
@@ -30,7 +31,7 @@ import (
 // Change is what applying did to an object.
 type Change struct {
 	Object manifest.Object
-	// Action is created, configured or unchanged.
+	// Action is created, configured, replaced or unchanged.
 	Action string
 }
 
@@ -70,6 +71,9 @@ func Prepare(ctx context.Context, r Request) error {
 				annotations = map[string]string{}
 			}
 			annotations[EnvironmentAnnotation] = r.Environment
+			if !utils.IsNamespace(o.Unstructured) {
+				annotations[OwnerAnnotation] = r.place().ID()
+			}
 			o.SetAnnotations(annotations)
 		}
 	}
@@ -125,77 +129,146 @@ func checkNamespaces(ctx context.Context, r Request) error {
 	return nil
 }
 
-// Apply applies prepared objects: definitions, namespaces and classes first, waiting until they are ready, then the rest.
-// Each stage is tried by a dry run before any object of it changes. While the API server does not answer, Apply tries
-// again until ctx is done. Its error names the object and where it is written. Changes are those made so far, also with
-// an error. It may be repeated.
-func Apply(ctx context.Context, r Request, out io.Writer) ([]Change, error) {
-	return apply(ctx, r, newPrinter(out))
-}
-
-func apply(ctx context.Context, r Request, p *printer) ([]Change, error) {
-	poller := polling.NewStatusPoller(r.Client.Objects, r.Client.Mapper, polling.Options{})
-	manager := ssa.NewResourceManager(r.Client.Objects, poller, ssa.Owner{Field: FieldManager, Group: FieldManager})
-	manager.SetConcurrency(8)
-	var definitions, classes, rest []manifest.Object
-	for _, o := range r.Objects {
-		switch {
-		case utils.IsClusterDefinition(o.Unstructured):
-			definitions = append(definitions, o)
-		case utils.IsClassDefinition(o.Unstructured):
-			classes = append(classes, o)
+// apply applies what d says, definitions, namespaces and classes first, waiting until they are ready, then the rest. What
+// could not be tried before is tried by a dry run before any object of its stage changes. While the API server does not
+// answer, apply tries again until ctx is done. Its error names the object and where it is written. Changes are those made
+// so far, also with an error.
+func apply(ctx context.Context, r Request, d Differences, p *printer) ([]Change, error) {
+	var stages [3]Differences // definitions, classes, the rest
+	for _, one := range d {
+		switch u := one.Object.Unstructured; {
+		case utils.IsClusterDefinition(u):
+			stages[0] = append(stages[0], one)
+		case utils.IsClassDefinition(u):
+			stages[1] = append(stages[1], one)
 		default:
-			rest = append(rest, o)
+			stages[2] = append(stages[2], one)
 		}
 	}
 	var changes []Change
-	for i, stage := range [][]manifest.Object{definitions, classes, rest} {
+	for i, stage := range stages {
 		if len(stage) == 0 {
 			continue
 		}
-		var set *ssa.ChangeSet
-		err := retry(ctx, r.Client, p, func() error {
-			var err error
-			if set, err = manager.ApplyAll(ctx, unstructureds(stage), ssa.DefaultApplyOptions()); err != nil {
+		if err := retryUntried(ctx, r, stage, p); err != nil {
+			return changes, err
+		}
+		slices.SortStableFunc(stage, func(a, b Difference) int { return applyOrder(a.Object, b.Object) })
+		for _, one := range stage {
+			var change Change
+			err := retry(ctx, r.Client, p, func() (err error) {
+				change, err = applyOne(ctx, r, one)
 				return err
+			})
+			if err != nil {
+				return changes, refused(r.Client, ssaerrors.NewDryRunErr(err, one.Object.Unstructured), r.Objects)
 			}
-			if i == 2 { // watched in detail later
-				return nil
-			}
-			return manager.WaitForSetWithContext(ctx, set.ToObjMetadataSet(), ssa.WaitOptions{Interval: 200 * time.Millisecond, Timeout: time.Minute})
-		})
-		if set != nil {
-			changes = append(changes, changesOf(set, stage)...)
+			changes = append(changes, change)
+			p.linef("%s: %s", change.Object, change.Action)
 		}
-		if err != nil {
-			return changes, refused(r.Client, err, stage)
+		if i == 2 { // watched in detail later
+			break
 		}
-		for _, c := range changesOf(set, stage) {
-			p.linef("%s: %s", c.Object, c.Action)
+		if err := retry(ctx, r.Client, p, func() error { return established(ctx, r, stage) }); err != nil {
+			return changes, refused(r.Client, err, r.Objects)
 		}
 	}
 	return changes, nil
 }
 
-// unstructureds returns copies, because ssa sorts and changes what it is given.
-func unstructureds(objects []manifest.Object) []*unstructured.Unstructured {
-	us := make([]*unstructured.Unstructured, len(objects))
-	for i, o := range objects {
-		us[i] = o.DeepCopy()
+// applyOrder puts what others need first, by the order of kinds that ssa knows.
+func applyOrder(a, b manifest.Object) int {
+	us := ssa.SortableUnstructureds{a.Unstructured, b.Unstructured}
+	switch {
+	case us.Less(0, 1):
+		return -1
+	case us.Less(1, 0):
+		return 1
 	}
-	return us
+	return 0
 }
 
-func changesOf(set *ssa.ChangeSet, objects []manifest.Object) []Change {
-	var changes []Change
-	for _, e := range set.Entries {
-		for _, o := range objects {
-			if o.GroupVersionKind().GroupKind() == e.ObjMetadata.GroupKind && o.GetName() == e.ObjMetadata.Name && o.GetNamespace() == e.ObjMetadata.Namespace {
-				changes = append(changes, Change{o, e.Action.String()})
+// retryUntried tries the objects that could not be tried before what they need was there.
+func retryUntried(ctx context.Context, r Request, stage Differences, p *printer) error {
+	for i, one := range stage {
+		if !one.untried {
+			continue
+		}
+		err := retry(ctx, r.Client, p, func() error {
+			live, err := find(ctx, r.Client, one.Object.Unstructured)
+			if err != nil {
+				return err
 			}
+			stage[i], err = diffObject(ctx, r, one.Object, live, "")
+			return err
+		})
+		if err != nil {
+			return refused(r.Client, ssaerrors.NewDryRunErr(err, one.Object.Unstructured), r.Objects)
 		}
 	}
-	return changes
+	return stage.Err()
+}
+
+// applyOne does to an object what one says.
+func applyOne(ctx context.Context, r Request, one Difference) (Change, error) {
+	change := Change{Object: one.Object, Action: "configured"}
+	switch one.Action {
+	case Unchanged:
+		change.Action = "unchanged"
+		return change, nil
+	case Create:
+		change.Action = "created"
+	case Replace:
+		change.Action = "replaced"
+		if err := remove(ctx, r.Client, one.live); err != nil {
+			return change, err
+		}
+	}
+	u := one.Object.DeepCopy()
+	utils.RemoveCABundleFromCRD(u)
+	return change, put(ctx, r.Client, u)
+}
+
+// put applies an object as Slipway's own, and makes u what the server has then, or would have.
+func put(ctx context.Context, c *kube.Client, u *unstructured.Unstructured, options ...client.ApplyOption) error {
+	options = append(options, client.ForceOwnership, client.FieldOwner(FieldManager))
+	return c.Objects.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), options...)
+}
+
+// remove deletes an object with all that depends on it, and waits until it is gone. If another has its name by now, that
+// one is left alone.
+func remove(ctx context.Context, c *kube.Client, u *unstructured.Unstructured) error {
+	uid := u.GetUID()
+	err := c.Objects.Delete(ctx, u.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationForeground), client.Preconditions{UID: &uid})
+	for err == nil {
+		live, failure := find(ctx, c, u)
+		switch {
+		case failure != nil:
+			return failure
+		case live == nil || live.GetUID() != uid:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+// established waits until the objects of a stage are ready to be used by those of the next.
+func established(ctx context.Context, r Request, stage Differences) error {
+	poller := polling.NewStatusPoller(r.Client.Objects, r.Client.Mapper, polling.Options{})
+	manager := ssa.NewResourceManager(r.Client.Objects, poller, ssa.Owner{Field: FieldManager, Group: FieldManager})
+	var set object.ObjMetadataSet
+	for _, one := range stage {
+		set = append(set, object.UnstructuredToObjMetadata(one.Object.Unstructured))
+	}
+	return manager.WaitForSetWithContext(ctx, set, ssa.WaitOptions{Interval: 200 * time.Millisecond, Timeout: time.Minute})
 }
 
 // refused says in one sentence what the cluster has against one of the objects.

@@ -385,7 +385,11 @@ func TestJob(t *testing.T) {
 	if !strings.Contains(out, "job/migrate: completed\n") {
 		t.Errorf("output %q", out)
 	}
-	s.fails(job("crash"), fault.Conflict, []string{"app.yaml:2:1: job/migrate", "immutable", "give the new one another name"})
+	// A Job that is over is replaced by one that differs.
+	out = s.fails(job("crash"), fault.Failed, []string{"job/migrate: failed"})
+	if !strings.Contains(out, "! job/migrate: replace\n") || !strings.Contains(out, "job/migrate: replaced\n") {
+		t.Errorf("output %q", out)
+	}
 }
 
 func TestJobFails(t *testing.T) {
@@ -504,6 +508,8 @@ func TestForbidden(t *testing.T) {
 	s.Kubectl("create", "serviceaccount", "weak")
 	account := fmt.Sprintf("the account system:serviceaccount:%s:weak may not ", s.Namespace)
 	weak := func(step *rollout.Step) { step.Kubeconfig = s.kubeconfig("weak") }
+	s.fails(web(), fault.Forbidden, []string{account, " leases.coordination.k8s.io in the namespace " + s.Namespace}, weak)
+	weak = func(step *rollout.Step) { step.Kubeconfig, step.Environment = s.kubeconfig("weak"), "" }
 	s.fails(web(), fault.Forbidden, []string{account, " deployments.apps in the namespace " + s.Namespace}, weak)
 	// With the right to apply but none to look at pods, the rollout is followed without causes.
 	s.Kubectl("create", "role", "deployer", "--verb=get,patch,create", "--resource=deployments.apps")

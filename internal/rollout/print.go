@@ -52,3 +52,10 @@ func (p *printer) quote(line string) {
 	defer p.mu.Unlock()
 	fmt.Fprintln(p.out, "  | "+line)
 }
+
+// indentf writes a line that belongs to the one before. Its parts must be clean.
+func (p *printer) indentf(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.out, "    "+format+"\n", args...)
+}

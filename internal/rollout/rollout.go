@@ -1,8 +1,8 @@
 // Package rollout brings objects into a cluster and follows what becomes of them.
 //
-// [Deploy] is the whole of it: [Prepare] checks the objects against the cluster, [Apply] applies them, [Watch] follows
-// the rollout and fails with its cause as soon as failure is certain. [Run] renders manifests before that; it is what a
-// deploy step and `slipway deploy` call. What is certain is decided in [diagnose] (of a pod) and in the assess functions
+// [Deploy] is the whole of it: [Prepare] checks the objects against the cluster, [Diff] says what would change, apply
+// changes it, [Watch] follows the rollout and fails with its cause as soon as failure is certain. [Run] renders manifests
+// before that; it is what a deploy step and `slipway deploy` call. What is certain is decided in [diagnose] (of a pod) and in the assess functions
 // (of a workload), which are pure; [watcher] reads the cluster for them.
 package rollout
 
@@ -34,12 +34,23 @@ type Request struct {
 	Objects []manifest.Object
 	// Namespace is given to objects that name none and belong in one; empty means that of Client.
 	Namespace string
-	// Environment is the name of the place, for people; it may be empty.
+	// Environment is the name of the place. In an environment, what leaves the manifests is deleted, releases are
+	// recorded, and a failure goes back to the last good one. If it is empty, the objects are applied and that is all.
 	Environment string
+	// Release says who deploys: Repo, Run, Step, Commit, By and Link are taken from it.
+	Release ci.Release
+	// KeepFailed leaves a release that failed as it is, instead of going back.
+	KeepFailed bool
+	// Resumed reports, when the context has ended, whether another process will go on with this deployment, so that it
+	// must be left as it is; nil means never.
+	Resumed func() bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
 	Patience Patience
+
+	// manual is set for a rollback by hand: Jobs are not run again.
+	manual bool
 }
 
 // Result is what a deployment did, as far as it came.
@@ -50,6 +61,8 @@ type Result struct {
 	Pins []manifest.Pin
 	// Statuses says of each object that has a rollout how it stood at the end.
 	Statuses []Status
+	// Release is the record of the release; nil if there is no environment, or it was not begun.
+	Release *ci.Release
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -57,33 +70,48 @@ type Result struct {
 // Deploy applies the objects of r and watches them until all are rolled out, writing a line to out when something
 // changes. Its error is a [fault.Error]: Failed if the new version does not work (the sentence has the cause, and says
 // whether the old one still serves), any other code if nothing could be rolled out. When ctx is canceled, Deploy returns
-// at once and leaves the cluster as it is. It may be repeated: what is as it should be is left alone.
+// at once and leaves the cluster as it is, but in an environment it goes back to the last good release first. It may be
+// repeated: what is as it should be is left alone.
 func Deploy(ctx context.Context, r Request, out io.Writer) (Result, error) {
 	start := time.Now()
-	timeout := r.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
 	p := newPrinter(out)
 	r.Client.OnWarning(func(text string) { p.linef("warning of the cluster: %s", text) })
 	defer r.Client.OnWarning(nil)
-	deadline := start.Add(timeout)
 	var result Result
-	err := func() error {
-		applying, cancel := context.WithDeadline(ctx, deadline)
-		defer cancel()
-		if err := Prepare(applying, r); err != nil {
-			return stopped(ctx, applying, err, "nothing was applied")
-		}
-		var err error
-		if result.Changes, err = apply(applying, r, p); err != nil {
-			return stopped(ctx, applying, err, applied(result.Changes, len(r.Objects)))
-		}
-		result.Statuses, err = watch(ctx, r, deadline, timeout, p)
-		return err
-	}()
+	r.Release.Started = start.UTC()
+	d := newDeployment(r, p, &result)
+	var err error
+	if r.Environment != "" {
+		err = d.deploy(ctx)
+	} else {
+		err = d.plain(ctx)
+	}
 	result.Duration = time.Since(start)
 	return result, r.Client.Explain(err)
+}
+
+// plain applies and watches the objects without a record.
+func (d *deployment) plain(ctx context.Context) error {
+	applying, cancel := context.WithDeadline(ctx, d.deadline)
+	defer cancel()
+	if err := Prepare(applying, d.r); err != nil {
+		return stopped(ctx, applying, err, "nothing was applied")
+	}
+	var differences Differences
+	err := retry(applying, d.r.Client, d.p, func() (err error) {
+		differences, err = diff(applying, d.r)
+		return err
+	})
+	if err != nil {
+		return stopped(ctx, applying, err, "nothing was applied")
+	}
+	if !differences.Empty() {
+		differences.write(d.p)
+	}
+	if err := differences.Err(); err != nil {
+		return err
+	}
+	return d.roll(ctx, applying, differences)
 }
 
 // stopped says what was left when ctx, or limited with its deadline, ended what failed with err.
@@ -110,8 +138,12 @@ type Step struct {
 	Workspace *os.Root
 	Manifests []string
 	// Namespace is where objects go that name none; empty means that of the kubeconfig.
-	Namespace   string
+	Namespace string
+	// Environment, Release, KeepFailed and Resumed are as in [Request].
 	Environment string
+	Release     ci.Release
+	KeepFailed  bool
+	Resumed     func() bool
 	// Images maps names of images in the manifests to references, and Pushed is what the run pushed, oldest first; see
 	// [manifest.Images].
 	Images map[string]string
@@ -125,8 +157,32 @@ type Step struct {
 }
 
 // Run renders the manifests of s and deploys them; see [Deploy], whose errors it returns, and [manifest.Render] for what
-// it says of wrong manifests. It writes which images were pinned, what was applied, and how the rollout goes to out.
+// it says of wrong manifests. It writes which images were pinned, what would change, what was applied, and how the
+// rollout goes to out.
 func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
+	request, pins, err := s.request(ctx, out)
+	if err != nil {
+		return Result{}, err
+	}
+	defer request.Client.Close()
+	result, err := Deploy(ctx, request, out)
+	result.Pins = pins
+	return result, err
+}
+
+// Preview renders the manifests of s and returns what [Run] would do with them, without doing it; see [Diff]. It writes
+// which images were pinned to out.
+func Preview(ctx context.Context, s Step, out io.Writer) (Differences, error) {
+	request, _, err := s.request(ctx, out)
+	if err != nil {
+		return nil, err
+	}
+	defer request.Client.Close()
+	return Diff(ctx, request)
+}
+
+// request renders the manifests of s, and says where they go. The caller closes the client.
+func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.Pin, error) {
 	rendered, err := manifest.Render(ctx, manifest.Source{
 		Root:      s.Workspace,
 		Paths:     s.Manifests,
@@ -134,26 +190,26 @@ func Run(ctx context.Context, s Step, out io.Writer) (Result, error) {
 		Images:    manifest.Images{Named: s.Images, Pushed: s.Pushed},
 	})
 	if err != nil {
-		return Result{}, err
+		return Request{}, nil, err
 	}
 	client, err := s.client()
 	if err != nil {
-		return Result{}, err
+		return Request{}, nil, err
 	}
-	defer client.Close()
 	p := newPrinter(out)
 	for _, pin := range rendered.Pins {
 		p.linef("%s", pin)
 	}
-	result, err := Deploy(ctx, Request{
+	return Request{
 		Client:      client,
 		Objects:     rendered.Objects,
 		Namespace:   s.Namespace,
 		Environment: s.Environment,
+		Release:     s.Release,
+		KeepFailed:  s.KeepFailed,
+		Resumed:     s.Resumed,
 		Timeout:     s.Timeout,
-	}, out)
-	result.Pins = rendered.Pins
-	return result, err
+	}, rendered.Pins, nil
 }
 
 // client returns the client that s says.

@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -104,7 +105,18 @@ func (s *stepRun) deploy(ctx context.Context) error {
 	if len(step.Kubeconfig) == 0 && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
 	}
-	_, err = rollout.Run(ctx, step, s.log)
+	step.Release = ci.Release{
+		Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
+	}
+	// When the runner itself stops, its successor goes on with the step.
+	step.Resumed = func() bool { return s.w.life.Err() != nil }
+	result, err := rollout.Run(ctx, step, s.log)
+	if r := result.Release; r != nil {
+		r.Message = s.w.masker.Mask(r.Message)
+		if failed := s.w.journal.add(protocol.Event{Release: &protocol.Release{Step: s.index + 1, Release: *r}}); failed != nil {
+			return errors.Join(err, failed)
+		}
+	}
 	return err
 }
 

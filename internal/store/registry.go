@@ -19,6 +19,7 @@ type Registry interface {
 	Garbage
 	Inventory
 	Policies
+	Cache
 }
 
 // Manifests are the manifests of images, with what they refer to.
@@ -78,7 +79,8 @@ type BlobLinks interface {
 // question, and is left alone while that is not before then, the end of the grace period.
 type Garbage interface {
 	// PurgeRegistry removes for good the manifests that were deleted before then, and unlinks the blobs that no manifest of
-	// their repository refers to, deleted ones included, and that were last linked before then. It works in many
+	// their repository refers to, deleted ones included, and that were last linked before then; but not the blobs of the cache, which is
+	// bounded by its own rules. It works in many
 	// transactions, each of which is right by itself.
 	PurgeRegistry(ctx context.Context, then time.Time) (Purged, error)
 	// ListUnlinked returns blobs that are in no repository and were last linked before then, at most limit.
@@ -101,6 +103,38 @@ type Inventory interface {
 	// ListManifests returns manifests of a repository, by digest, with References, Used, Deleted, and Content if content
 	// is set. Deleted ones are among them.
 	ListManifests(ctx context.Context, page Page, content bool) ([]Manifest, error)
+}
+
+// Cache is what the registry fetched from other registries by itself, and may therefore forget. What somebody pushes is
+// not the cache's: PutManifest, LinkBlob and MountBlob take from it what they store, so that it is kept.
+type Cache interface {
+	// PutCached is PutManifest for the cache: what the manifest refers to need not be there. A tag that is not the cache's
+	// stays where it is.
+	PutCached(ctx context.Context, manifest Manifest, tags ...string) error
+	// LinkCached is LinkBlob for the cache.
+	LinkCached(ctx context.Context, repository string, blob Blob) error
+	// FindCached returns what the cache knows of a tag, or of the digest of a manifest or blob. What is not the cache's, or
+	// not there, gets ErrNotFound.
+	FindCached(ctx context.Context, repository, reference string) (Cached, error)
+	// TouchCached notes that something was used, and, unless it is zero, when the other registry said that a tag is right.
+	TouchCached(ctx context.Context, repository, reference string, used, checked time.Time) error
+	// EvictCached forgets what was used longest ago, and before then, until the cache has at most limit bytes. It returns how
+	// many it forgot and how many remain. It deletes rows of manifests, with their tags, and links of blobs; what a manifest that remains
+	// refers to is kept. It does a part of the work at a time: call it again until it
+	// frees nothing.
+	EvictCached(ctx context.Context, limit int64, then, at time.Time) (freed, size int64, err error)
+}
+
+// Mirror is by whom the tags of the cache were put and deleted, in their histories.
+const Mirror = "mirror"
+
+// Cached is what the cache knows of a tag, manifest or blob.
+type Cached struct {
+	// Digest is what a tag points at.
+	Digest string
+	// Checked is when the other registry last said so of a tag; Used is when anybody last asked, give or take what callers of
+	// TouchCached save themselves.
+	Checked, Used time.Time
 }
 
 // Manifest is a manifest in a repository.

@@ -36,6 +36,7 @@ type Store interface {
 	Secrets
 	Tokens
 	Registry
+	Releases
 	// Close lets go of the database.
 	Close() error
 }

@@ -155,7 +155,7 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Errorf("exit code %d: %s", r.code, r.err)
 	}
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) { // the runner hears that the server has all of it
-		if left, _ := filepath.Glob(filepath.Join(s.data(), "runner", "jobs", "*")); len(left) == 0 {
+		if left, _ := filepath.Glob(filepath.Join(s.data(), "runner", "jobs", "job-*")); len(left) == 0 {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -24,11 +24,26 @@ const purgeBatch = 500
 func (db *DB) PurgeRegistry(ctx context.Context, then time.Time) (purged store.Purged, err error) {
 	for {
 		var n int64
-		err := db.tx(ctx, func(t *tx) (err error) {
-			n, err = t.exec(ctx, `
+		err := db.tx(ctx, func(t *tx) error {
+			type manifest struct {
+				repository int64
+				digest     string
+			}
+			gone, err := list(ctx, t, func(row scanner) (m manifest, err error) {
+				return m, row.Scan(&m.repository, &m.digest)
+			}, `
 				DELETE FROM registry_manifests WHERE id IN (SELECT id FROM registry_manifests WHERE deleted < ? LIMIT ?)
-					AND deleted < ?`, instant(then), purgeBatch, instant(then))
-			return err
+					AND deleted < ? RETURNING repository_id, digest`, instant(then), purgeBatch, instant(then))
+			if err != nil {
+				return err
+			}
+			n = int64(len(gone))
+			for _, m := range gone {
+				if err := uncache(ctx, t, m.repository, m.digest); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		purged.Manifests += n
 		if err != nil {
@@ -55,6 +70,8 @@ func (db *DB) PurgeRegistry(ctx context.Context, then time.Time) (purged store.P
 				WHERE l.linked < ? AND (r.name > ? OR r.name = ? AND l.digest > ?) AND NOT EXISTS (
 					SELECT 1 FROM registry_references f
 					WHERE f.repository_id = l.repository_id AND f.digest = l.digest AND NOT f.is_manifest)
+				AND NOT EXISTS (
+					SELECT 1 FROM registry_cached c WHERE c.repository_id = l.repository_id AND c.reference = l.digest)
 				ORDER BY r.name, l.digest LIMIT ?`, instant(then), last.repository, last.repository, last.digest, purgeBatch)
 			return err
 		})
@@ -92,7 +109,10 @@ func (db *DB) unlinkUnused(ctx context.Context, repository string, digests []str
 			n, err := t.exec(ctx, `
 				DELETE FROM registry_links WHERE repository_id = ? AND digest = ? AND linked < ? AND NOT EXISTS (
 					SELECT 1 FROM registry_references f
-					WHERE f.repository_id = registry_links.repository_id AND f.digest = registry_links.digest AND NOT f.is_manifest)`,
+					WHERE f.repository_id = registry_links.repository_id AND f.digest = registry_links.digest AND NOT f.is_manifest)
+				AND NOT EXISTS (
+					SELECT 1 FROM registry_cached c
+					WHERE c.repository_id = registry_links.repository_id AND c.reference = registry_links.digest)`,
 				id, digest, instant(then))
 			if err != nil {
 				return err

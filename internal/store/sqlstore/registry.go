@@ -33,7 +33,15 @@ func (db *DB) PutManifest(ctx context.Context, m store.Manifest, tags ...string)
 		if err != nil {
 			return err
 		}
-		id, err := keepManifest(ctx, t, repository, m)
+		id, err := liveManifest(ctx, t, repository, m.Digest)
+		switch {
+		case err == nil:
+			_, err = t.exec(ctx, `UPDATE registry_manifests SET used = ? WHERE id = ?`, instant(m.Created), id)
+		case errors.Is(err, store.ErrNotFound):
+			if err = checkReferences(ctx, t, repository, m); err == nil {
+				id, err = insertManifest(ctx, t, repository, m)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -42,30 +50,25 @@ func (db *DB) PutManifest(ctx context.Context, m store.Manifest, tags ...string)
 				return err
 			}
 		}
-		return nil
+		return uncache(ctx, t, repository, append(slices.Clone(tags), m.Digest)...)
 	})
 }
 
-// keepManifest makes sure that the manifest is there, and returns its id.
-func keepManifest(ctx context.Context, t *tx, repository int64, m store.Manifest) (id int64, err error) {
+// liveManifest returns the id of a manifest that is about to be put, or ErrNotFound. If it was deleted, it goes for good:
+// what it needs may have gone meanwhile, and whoever puts it now puts a new one.
+func liveManifest(ctx context.Context, t *tx, repository int64, digest string) (id int64, err error) {
 	var deleted *int64
-	err = t.get(ctx, `SELECT id, deleted FROM registry_manifests WHERE repository_id = ? AND digest = ?`, []any{repository, m.Digest}, &id, &deleted)
-	switch {
-	case err == nil && deleted == nil:
-		_, err = t.exec(ctx, `UPDATE registry_manifests SET used = ? WHERE id = ?`, instant(m.Created), id)
+	err = t.get(ctx, `SELECT id, deleted FROM registry_manifests WHERE repository_id = ? AND digest = ?`, []any{repository, digest}, &id, &deleted)
+	if err != nil || deleted == nil {
 		return id, err
-	case err == nil:
-		// What it needs may have gone while it was deleted. It is a new manifest, by whoever pushes it now.
-		if _, err := t.exec(ctx, `DELETE FROM registry_manifests WHERE id = ?`, id); err != nil {
-			return 0, err
-		}
-	case !errors.Is(err, store.ErrNotFound):
+	}
+	if _, err := t.exec(ctx, `DELETE FROM registry_manifests WHERE id = ?`, id); err != nil {
 		return 0, err
 	}
-	return insertManifest(ctx, t, repository, m)
+	return 0, store.ErrNotFound
 }
 
-// checkReferences says which references of m are not in its repository, as a *MissingError.
+// checkReferences says *store.MissingError if the repository lacks something that m refers to.
 func checkReferences(ctx context.Context, t *tx, repository int64, m store.Manifest) error {
 	missing := &store.MissingError{Repository: m.Repository}
 	for _, r := range m.References {
@@ -90,9 +93,6 @@ func checkReferences(ctx context.Context, t *tx, repository int64, m store.Manif
 }
 
 func insertManifest(ctx context.Context, t *tx, repository int64, m store.Manifest) (id int64, err error) {
-	if err := checkReferences(ctx, t, repository, m); err != nil {
-		return 0, err
-	}
 	var annotations any
 	if m.Annotations != nil {
 		annotations = string(m.Annotations)
@@ -198,28 +198,34 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		if err != nil {
 			return err
 		}
-		tags, err = list(ctx, t, value[string], `SELECT name FROM registry_tags WHERE manifest_id = ? ORDER BY name`, id)
-		if err != nil {
-			return err
-		}
-		if c.Immutable != nil && slices.ContainsFunc(tags, c.Immutable) {
-			return store.ErrExists
-		}
-		if c.Unneeded {
-			if err := checkUnneeded(ctx, t, repository, id, c); err != nil {
-				return err
-			}
-		}
-		for _, tag := range tags {
-			if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
-				return err
-			}
-		}
-		if _, err := t.exec(ctx, `DELETE FROM registry_tags WHERE manifest_id = ?`, id); err != nil {
+		if tags, err = dropTags(ctx, t, repository, id, c); err != nil {
 			return err
 		}
 		return t.must(ctx, `UPDATE registry_manifests SET deleted = ? WHERE id = ?`, instant(c.At), id)
 	})
+	return tags, err
+}
+
+// dropTags deletes the tags of a manifest that is about to go, and returns them.
+func dropTags(ctx context.Context, t *tx, repository, id int64, c store.Change) (tags []string, err error) {
+	tags, err = list(ctx, t, value[string], `SELECT name FROM registry_tags WHERE manifest_id = ? ORDER BY name`, id)
+	if err != nil {
+		return nil, err
+	}
+	if c.Immutable != nil && slices.ContainsFunc(tags, c.Immutable) {
+		return nil, store.ErrExists
+	}
+	if c.Unneeded {
+		if err := checkUnneeded(ctx, t, repository, id, c); err != nil {
+			return nil, err
+		}
+	}
+	for _, tag := range tags {
+		if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
+			return nil, err
+		}
+	}
+	_, err = t.exec(ctx, `DELETE FROM registry_tags WHERE manifest_id = ?`, id)
 	return tags, err
 }
 
@@ -334,14 +340,18 @@ func (db *DB) LinkBlob(ctx context.Context, repository string, b store.Blob) err
 		if err != nil {
 			return err
 		}
-		_, err = t.exec(ctx, `
-			INSERT INTO registry_blobs (digest, size, linked) VALUES (?, ?, ?)
-			ON CONFLICT (digest) DO UPDATE SET linked = excluded.linked`, b.Digest, b.Size, instant(b.Linked))
-		if err != nil {
-			return err
-		}
-		return link(ctx, t, id, b.Digest, b.Linked)
+		return errors.Join(linkBlob(ctx, t, id, b), uncache(ctx, t, id, b.Digest))
 	})
+}
+
+func linkBlob(ctx context.Context, t *tx, repository int64, b store.Blob) error {
+	_, err := t.exec(ctx, `
+		INSERT INTO registry_blobs (digest, size, linked) VALUES (?, ?, ?)
+		ON CONFLICT (digest) DO UPDATE SET linked = excluded.linked`, b.Digest, b.Size, instant(b.Linked))
+	if err != nil {
+		return err
+	}
+	return link(ctx, t, repository, b.Digest, b.Linked)
 }
 
 func link(ctx context.Context, t *tx, repository int64, digest string, at time.Time) error {
@@ -366,7 +376,7 @@ func (db *DB) MountBlob(ctx context.Context, from, to, digest string, at time.Ti
 		if err != nil {
 			return err
 		}
-		return link(ctx, t, id, digest, at)
+		return errors.Join(link(ctx, t, id, digest, at), uncache(ctx, t, id, digest))
 	})
 }
 

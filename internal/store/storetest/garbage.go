@@ -109,6 +109,71 @@ func testRegistryGarbage(t *testing.T, s store.Store) {
 }
 
 // testRegistryGarbageMany needs more than one batch.
+func testRegistryGarbageCache(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	image := manifestOf(mirrored, 10, store.Reference{Digest: digestOf(1), Size: 1})
+	index := manifestOf(mirrored, 20, store.Reference{Digest: digestOf(10), Size: 4, Manifest: true})
+	check(t, s.PutCached(ctx, index, "1"))
+	check(t, s.PutCached(ctx, image))
+	for n := range int64(3) {
+		check(t, s.LinkCached(ctx, mirrored, store.Blob{Digest: digestOf(int(n)), Size: n, Linked: noon}))
+	}
+	size := func(want int64) {
+		t.Helper()
+		_, got, err := s.EvictCached(ctx, 1<<40, noon, noon)
+		check(t, err)
+		same(t, got, want)
+	}
+	size(2*4 + 1 + 2)
+
+	// The quota decides about what nobody needs.
+	later := noon.Add(time.Hour)
+	purged, err := s.PurgeRegistry(ctx, later)
+	check(t, err)
+	same(t, purged, store.Purged{})
+	// Unless somebody has it.
+	check(t, s.LinkBlob(ctx, mirrored, store.Blob{Digest: digestOf(2), Size: 2, Linked: noon}))
+	purged, err = s.PurgeRegistry(ctx, later)
+	check(t, err)
+	same(t, purged, store.Purged{Links: 1})
+	size(2*4 + 1)
+
+	// What was deleted is not the cache's to show, and can be fetched again.
+	remove := func(n int) {
+		t.Helper()
+		_, err := s.DeleteManifest(ctx, store.Change{Repository: mirrored, Reference: digestOf(n), At: noon})
+		check(t, err)
+		_, err = s.FindCached(ctx, mirrored, digestOf(n))
+		wantErr(t, err, store.ErrNotFound)
+	}
+	remove(20)
+	size(2*4 + 1)
+	check(t, s.PutCached(ctx, index, "1"))
+	manifests, err := s.ListManifests(ctx, store.Page{Repository: mirrored, Last: digestOf(10), Limit: 5}, false)
+	check(t, err)
+	same(t, manifests[0].References, index.References)
+	_, err = s.FindCached(ctx, mirrored, "1")
+	check(t, err)
+	purged, err = s.PurgeRegistry(ctx, later)
+	check(t, err)
+	same(t, purged, store.Purged{})
+
+	// Or goes for good, without a trace in the size.
+	remove(20)
+	purged, err = s.PurgeRegistry(ctx, later)
+	check(t, err)
+	same(t, purged, store.Purged{Manifests: 1})
+	size(4 + 1)
+	// Or before that, when there is no room.
+	remove(10)
+	_, left, err := s.EvictCached(ctx, 0, later, later)
+	check(t, err)
+	same(t, left, int64(0))
+	manifests, err = s.ListManifests(ctx, store.Page{Repository: mirrored, Limit: 5}, false)
+	check(t, err)
+	same(t, len(manifests), 0)
+}
+
 func testRegistryGarbageMany(t *testing.T, s store.Store) {
 	ctx := t.Context()
 	for n := range 30 {

@@ -284,3 +284,100 @@ func testRegistryConcurrent(t *testing.T, s store.Store) {
 		}
 	}
 }
+
+// mirrored is a repository that stands for another registry's.
+const mirrored = "mirror/docker.io/library/app"
+
+func testRegistryCache(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	blob := store.Reference{Digest: digestOf(1), Size: 1}
+	image := manifestOf(mirrored, 10, blob)
+	index := manifestOf(mirrored, 20, store.Reference{Digest: digestOf(10), Size: 4, Manifest: true}, store.Reference{Digest: digestOf(11), Size: 4, Manifest: true})
+	check(t, s.PutCached(ctx, index, "1")) // before what it refers to
+	check(t, s.PutCached(ctx, image))
+	check(t, s.LinkCached(ctx, mirrored, store.Blob{Digest: digestOf(1), Size: 1, Linked: noon}))
+	for reference, digest := range map[string]string{"1": digestOf(20), digestOf(20): digestOf(20), digestOf(1): digestOf(1)} {
+		got, err := s.FindCached(ctx, mirrored, reference)
+		check(t, err)
+		same(t, got, store.Cached{Digest: digest, Checked: noon, Used: noon})
+	}
+	for _, reference := range []string{"2", digestOf(11)} {
+		_, err := s.FindCached(ctx, mirrored, reference)
+		wantErr(t, err, store.ErrNotFound)
+	}
+	check(t, s.TouchCached(ctx, mirrored, "1", noon.Add(time.Hour), time.Time{}))
+	got, err := s.FindCached(ctx, mirrored, "1")
+	check(t, err)
+	same(t, got, store.Cached{Digest: digestOf(20), Checked: noon, Used: noon.Add(time.Hour)})
+	check(t, s.TouchCached(ctx, mirrored, "1", noon.Add(time.Hour), noon.Add(2*time.Hour)))
+	got, err = s.FindCached(ctx, mirrored, "1")
+	check(t, err)
+	same(t, got, store.Cached{Digest: digestOf(20), Checked: noon.Add(2 * time.Hour), Used: noon.Add(time.Hour)})
+
+	// The cache moves its own tags, and nobody else's.
+	next := manifestOf(mirrored, 30)
+	check(t, s.PutCached(ctx, next, "1"))
+	m, err := s.FindManifest(ctx, mirrored, "1")
+	check(t, err)
+	same(t, m.Digest, digestOf(30))
+	linkBlob(t, s, mirrored, 2)
+	check(t, s.PutManifest(ctx, manifestOf(mirrored, 40, store.Reference{Digest: digestOf(2), Size: 2}), "own"))
+	check(t, s.PutCached(ctx, next, "own"))
+	m, err = s.FindManifest(ctx, mirrored, "own")
+	check(t, err)
+	same(t, m.Digest, digestOf(40))
+	_, err = s.FindCached(ctx, mirrored, "own")
+	wantErr(t, err, store.ErrNotFound)
+	// What somebody pushes over the cache's is theirs.
+	check(t, s.PutManifest(ctx, next, "1"))
+	for _, reference := range []string{"1", digestOf(30)} {
+		_, err = s.FindCached(ctx, mirrored, reference)
+		wantErr(t, err, store.ErrNotFound)
+	}
+	check(t, s.LinkCached(ctx, mirrored, store.Blob{Digest: digestOf(2), Size: 2, Linked: noon}))
+	_, err = s.FindCached(ctx, mirrored, digestOf(2))
+	wantErr(t, err, store.ErrNotFound)
+}
+
+func testRegistryEvict(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	put := func(n int, at time.Time, tags ...string) {
+		t.Helper()
+		m := manifestOf(mirrored, n, store.Reference{Digest: digestOf(n + 1), Size: 100})
+		m.Created = at
+		check(t, s.PutCached(ctx, m, tags...))
+		check(t, s.LinkCached(ctx, mirrored, store.Blob{Digest: digestOf(n + 1), Size: 100, Linked: at}))
+	}
+	put(10, noon, "old")
+	put(20, noon.Add(time.Hour), "new")
+	put(30, noon, "pinned")
+	put(40, noon)
+	// Somebody's index needs image 40, and somebody's tag manifest 30.
+	check(t, s.PutManifest(ctx, manifestOf(mirrored, 50, store.Reference{Digest: digestOf(40), Size: 4, Manifest: true}), "index"))
+	check(t, s.PutManifest(ctx, manifestOf(mirrored, 30), "mine"))
+	later := noon.Add(2 * time.Hour)
+	for _, test := range []struct{ limit, freed, size int64 }{
+		{10_000, 0, 412}, {412, 0, 412}, {411, 4, 408}, {407, 100, 308}, {308, 0, 308}, {307, 4, 304}, {0, 100, 204},
+	} {
+		freed, size, err := s.EvictCached(ctx, test.limit, later, later)
+		check(t, err)
+		if freed != test.freed || size != test.size {
+			t.Errorf("a limit of %d frees %d of %d, want %d of %d", test.limit, freed, size, test.freed, test.size)
+		}
+	}
+	for reference, want := range map[string]bool{"old": false, "new": false, "pinned": true, "mine": true, "index": true, digestOf(40): true} {
+		_, err := s.FindManifest(ctx, mirrored, reference)
+		if got := err == nil; got != want {
+			t.Errorf("%s is there: %v, %v", reference, got, err)
+		}
+	}
+	for n, want := range map[int]bool{11: false, 21: false, 31: true, 41: true} {
+		_, err := s.FindBlob(ctx, mirrored, digestOf(n))
+		if got := err == nil; got != want {
+			t.Errorf("blob %d is there: %v, %v", n, got, err)
+		}
+	}
+	history, err := s.TagHistory(ctx, mirrored, "old", 10)
+	check(t, err)
+	same(t, history[0], store.TagChange{At: later, By: store.Mirror})
+}

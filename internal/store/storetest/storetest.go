@@ -47,6 +47,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"Leases", testLeases},
 		{"Secrets", testSecrets},
 		{"Tokens", testTokens},
+		{"Releases", testReleases},
 		{"Times", testTimes},
 		{"Canceled", testCanceled},
 		{"RegistryBlobs", testRegistryBlobs},
@@ -57,12 +58,15 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryConcurrent", testRegistryConcurrent},
 		{"RegistryDeleted", testRegistryDeleted},
 		{"RegistryGarbage", testRegistryGarbage},
+		{"RegistryGarbageCache", testRegistryGarbageCache},
 		{"RegistryGarbageMany", testRegistryGarbageMany},
 		{"RegistryInventory", testRegistryInventory},
 		{"RegistryImmutable", testRegistryImmutable},
 		{"RegistryUnneeded", testRegistryUnneeded},
 		{"RegistryRestore", testRegistryRestore},
 		{"RegistryPolicies", testRegistryPolicies},
+		{"RegistryCache", testRegistryCache},
+		{"RegistryEvict", testRegistryEvict},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
