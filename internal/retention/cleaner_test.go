@@ -330,3 +330,24 @@ func TestFind(t *testing.T) {
 		t.Errorf("got %+v, %v", p, err)
 	}
 }
+
+// TestMirror leaves to the mirror's quota what was fetched.
+func TestMirror(t *testing.T) {
+	s := newSite(t, facts{})
+	s.check(s.Put(t.Context(), "", "untagged: 1d\nrules: [{tags: '*', older_than: 1d}]", "octo"))
+	for _, repository := range []string{"mirror/docker.io/library/alpine", "octo/app"} {
+		s.check(s.db.PutCached(t.Context(), store.Manifest{
+			Repository: repository, Digest: digestOf(1), MediaType: "image", Content: []byte("{}"), Size: 2, Created: noon.Add(-9 * day), By: store.Mirror,
+		}, "1"))
+	}
+	decision, err := s.DryRun(t.Context(), "mirror/docker.io/library/alpine", nil)
+	if err != nil || len(decision.Removals) > 0 {
+		t.Errorf("%+v, %v", decision, err)
+	}
+	if done, err := s.Clean(t.Context()); err != nil || done != (retention.Cleaned{Tags: 1, Images: 1}) {
+		t.Errorf("cleaned %+v, %v", done, err)
+	}
+	if _, err := s.db.FindManifest(t.Context(), "mirror/docker.io/library/alpine", "1"); err != nil {
+		t.Error(err)
+	}
+}
