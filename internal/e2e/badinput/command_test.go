@@ -24,7 +24,7 @@ func TestCommandLine(t *testing.T) {
 		code        int
 		says        string
 	}{
-		{"rnu list", "", 1, `slipway has no command "rnu"; did you mean run?`},
+		{"repoo list", "", 1, `slipway has no command "repoo"; did you mean repo?`},
 		{"run lst", "", 1, `slipway run has no command "lst"; did you mean`},
 		{"run show ada/engine", "", 1, "write: slipway run show OWNER/NAME NUMBER"},
 		{"run show ada/engine x", "", 1, `"x" is not the number of a run`},
