@@ -67,12 +67,12 @@ func (s *server) registerImages(api huma.API) {
 		Tag   string `query:"tag" required:"true" maxLength:"128"`
 		Force bool   `query:"force" doc:"even if the tag is immutable"`
 	},
-	) (struct{}, error) {
+	) (Empty, error) {
 		who, err := s.tidies(ctx, in.Repository)
 		if err != nil {
-			return struct{}{}, err
+			return Empty{}, err
 		}
-		return struct{}{}, s.Images.DeleteTag(ctx, in.Repository, in.Tag, who, in.Force)
+		return Empty{}, s.Images.DeleteTag(ctx, in.Repository, in.Tag, who, in.Force)
 	})
 	add(s, api, "restore-image", http.MethodPost, base+"restore", "Move a tag back, or bring back what was deleted", func(ctx context.Context, in *struct {
 		ImagePath
@@ -91,12 +91,12 @@ func (s *server) registerImages(api huma.API) {
 		Repository string `query:"repository" maxLength:"229" doc:"empty for all; admins only"`
 		Body       NewImagePolicy
 	},
-	) (struct{}, error) {
+	) (Empty, error) {
 		who, err := s.tidies(ctx, in.Repository)
 		if err != nil {
-			return struct{}{}, err
+			return Empty{}, err
 		}
-		return struct{}{}, s.Images.Put(ctx, in.Repository, in.Body.Text, who)
+		return Empty{}, s.Images.Put(ctx, in.Repository, in.Body.Text, who)
 	})
 	add(s, api, "try-image-policy", http.MethodPost, base+"dry-run", "Say what a retention policy would delete now, why, and how many bytes; nothing is deleted", s.tryImagePolicy)
 }

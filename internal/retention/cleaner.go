@@ -110,7 +110,7 @@ func (c *Cleaner) Fixed(ctx context.Context, repository string) (func(tag string
 // DryRun returns what a policy would do to the repository now; nil is the one that holds.
 func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy) (Decision, error) {
 	if mirrored(repository) {
-		return Decision{}, nil
+		policy = &Policy{}
 	}
 	if policy == nil {
 		_, found, err := c.Find(ctx, repository)
