@@ -34,6 +34,16 @@ func runArgs(args []string) (repo string, number int64, err error) {
 	return args[0], number, nil
 }
 
+// openRun returns a client, and the run that the arguments name.
+func (c *connection) openRun(args []string) (at *client.Client, repo string, number int64, err error) {
+	repo, number, err = runArgs(args)
+	if err != nil {
+		return nil, "", 0, err
+	}
+	at, err = c.open()
+	return at, repo, number, err
+}
+
 func newRunListCommand(c *connection) *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
@@ -76,11 +86,7 @@ func newRunShowCommand(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use: "show OWNER/NAME NUMBER", Short: "Show a run with its jobs and steps", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			repo, number, err := runArgs(args)
-			if err != nil {
-				return err
-			}
-			at, err := c.open()
+			at, repo, number, err := c.openRun(args)
 			if err != nil {
 				return err
 			}
@@ -142,11 +148,7 @@ func newRunLogCommand(c *connection) *cobra.Command {
 		Short: "Print the logs of a run; with --follow until its end, and exit 2 if it failed",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			repo, number, err := runArgs(args)
-			if err != nil {
-				return err
-			}
-			at, err := c.open()
+			at, repo, number, err := c.openRun(args)
 			if err != nil {
 				return err
 			}
@@ -213,11 +215,7 @@ func newRunActCommand(c *connection, verb, short string, act func(*client.Client
 	return &cobra.Command{
 		Use: verb + " OWNER/NAME NUMBER", Short: short, Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			repo, number, err := runArgs(args)
-			if err != nil {
-				return err
-			}
-			at, err := c.open()
+			at, repo, number, err := c.openRun(args)
 			if err != nil {
 				return err
 			}

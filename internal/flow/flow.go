@@ -87,33 +87,17 @@ func (f *Flow) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for unfinished runs: %w", err)
 	}
+	open := map[int64]bool{}
 	for _, found := range runs {
-		run, err := f.Store.FindRun(ctx, found.Repo, found.Number)
+		run, err := f.recoverRun(ctx, found)
 		if err != nil {
 			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
 		}
-		if len(run.Jobs) == 0 {
-			if _, err := f.prepare(ctx, run); err != nil {
-				return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
-			}
-			continue
-		}
-		now := f.Now()
-		if _, err := f.Store.UpdateRun(ctx, run.ID, func(d *store.Draft) error {
-			for i := range d.Jobs {
-				if d.Jobs[i].Status == ci.Running {
-					d.Jobs[i].Lease.Until = now.Add(leaseTime)
-				}
-			}
-			return nil
-		}); err != nil {
-			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
-		}
-		if _, err := f.Next(ctx, run.ID); err != nil {
-			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
+		for _, job := range run.Jobs {
+			open[job.ID] = !job.Status.Done()
 		}
 	}
-	if err := f.archiveLeft(ctx, runs); err != nil {
+	if err := f.archiveLeft(ctx, open); err != nil {
 		return err
 	}
 	recent, err := f.Store.ListRuns(ctx, store.RunFilter{})
@@ -164,24 +148,33 @@ func (f *Flow) checkKeys(ctx context.Context) error {
 	return nil
 }
 
-// archiveLeft puts away the logs of jobs that ended just before the server did. open are the runs that are not done.
-func (f *Flow) archiveLeft(ctx context.Context, open []ci.Run) error {
+// recoverRun takes up one unfinished run, and returns it as it stands then.
+func (f *Flow) recoverRun(ctx context.Context, found ci.Run) (ci.Run, error) {
+	run, err := f.Store.FindRun(ctx, found.Repo, found.Number)
+	if err != nil {
+		return ci.Run{}, err
+	}
+	if len(run.Jobs) == 0 {
+		return f.prepare(ctx, run)
+	}
+	return f.update(ctx, run.ID, func(d *store.Draft) error {
+		for i := range d.Jobs {
+			if d.Jobs[i].Status == ci.Running {
+				d.Jobs[i].Lease.Until = f.Now().Add(leaseTime)
+			}
+		}
+		return nil
+	})
+}
+
+// archiveLeft puts away the logs of jobs that ended just before the server did. open are the jobs that are not done.
+func (f *Flow) archiveLeft(ctx context.Context, open map[int64]bool) error {
 	live, err := f.Logs.Live()
 	if err != nil {
 		return fmt.Errorf("look for logs that are not archived: %w", err)
 	}
-	unfinished := map[int64]bool{}
-	for _, found := range open {
-		run, err := f.Store.FindRun(ctx, found.Repo, found.Number)
-		if err != nil {
-			return fmt.Errorf("recover run %s %d: %w", found.Repo, found.Number, err)
-		}
-		for _, job := range run.Jobs {
-			unfinished[job.ID] = !job.Status.Done()
-		}
-	}
 	for _, job := range live {
-		if !unfinished[job] {
+		if !open[job] {
 			if err := f.Logs.Archive(ctx, job); err != nil {
 				return fmt.Errorf("archive the logs of job %d: %w", job, err)
 			}
