@@ -152,11 +152,13 @@ func InCluster() (*Client, error) {
 	return newClient(config, "default")
 }
 
+// silence gives controller-runtime a logger, once, because setting it is not safe for concurrent use. Without one it prints
+// a stack trace to standard error after a while; all that it would log of a client is returned as an error, too.
+var silence = sync.OnceFunc(func() { log.SetLogger(logr.Discard()) })
+
 func newClient(config *rest.Config, namespace string) (*Client, error) {
 	c := &Client{Host: config.Host, Namespace: namespace, certificate: config.CertData, warnings: &warnings{}}
-	// Unless it has a logger, controller-runtime prints a stack trace to standard error after a while. All that it would
-	// log of a client is returned as an error, too.
-	log.SetLogger(logr.Discard())
+	silence()
 	config.UserAgent = "slipway"
 	config.WarningHandler = c.warnings
 	// The API server has its own queues; these only keep a mistake of ours from flooding it. Requests per second.
