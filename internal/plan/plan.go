@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+
+	"slipway/internal/ci"
 )
 
 // Version is the version of the plan's JSON form that this package writes.
@@ -218,6 +220,10 @@ type Image struct {
 
 // Deploy renders manifests, applies them to a cluster and watches the rollout to its end.
 type Deploy struct {
+	// Action is what is done; empty means that the manifests are deployed.
+	Action Action `json:"action,omitempty"`
+	// Release is the release to go back to, for [ActionRollback]; 0 means the last good one before that which serves.
+	Release int64 `json:"release,omitempty"`
 	// Environment names the place; it is "production" when nothing else is said.
 	Environment string `json:"environment"`
 	// Namespace is where objects go that name none; empty means "default".
@@ -230,7 +236,20 @@ type Deploy struct {
 	Kubeconfig Value `json:"kubeconfig,omitzero"`
 	// Timeout bounds the rollout in seconds; 0 means 10 minutes.
 	Timeout int64 `json:"timeout,omitempty"`
+	// Policy is what the step says instead of its environment's policy.
+	Policy ci.Policy `json:"policy,omitzero"`
 }
+
+// Action is what a deploy step does.
+type Action string
+
+// The actions of a deploy step.
+const (
+	ActionDeploy   Action = ""         // renders the manifests and brings them into the cluster
+	ActionDiff     Action = "diff"     // says what deploying would change
+	ActionRollback Action = "rollback" // goes back to an earlier release; there are no manifests
+	ActionTeardown Action = "teardown" // removes everything that the environment has; there are no manifests
+)
 
 // Value is a text that is known now, or the name of a secret or a fact that is known only when a step starts. At most
 // one field is set. Its JSON form is a string for Text, else {"secret": "name"} or {"fact": "job.status"}.
