@@ -55,8 +55,10 @@ func (e *Env) launch(ctx context.Context, c container, paths stepPaths, step eng
 	// From here on the step's process may run. A start that is broken off would leave it half done, so it is not.
 	ctx = context.WithoutCancel(ctx)
 	starting, stop := context.WithTimeout(ctx, startLimit)
-	waiting, fail := context.WithCancelCause(ctx)
+	running, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
+	waiting, cancel := context.WithTimeout(running, startLimit)
+	defer cancel()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
