@@ -154,7 +154,7 @@ func (s *securer) judge(o manifest.Object, a *addition) {
 	switch {
 	case s.policy.Mode == ci.LosslessCheck:
 		for _, f := range a.fields {
-			a.notes = append(a.notes, fmt.Sprintf("requests may be lost: %s is not %s, %s", f.Path, f.New, f.Reason))
+			a.notes = append(a.notes, fmt.Sprintf("missing is %s: %s, %s", f.Path, f.New, f.Reason))
 		}
 		a.fields = nil
 	case s.policy.Mode == ci.LosslessRequire && len(a.problems) > 0:

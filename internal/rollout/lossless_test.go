@@ -53,15 +53,15 @@ var losslessCases = []losslessCase{
 	},
 	{
 		name: "too short a sleep", spec: "minReadySeconds: 0\ntemplate: {spec: {containers: [{name: a, lifecycle: {preStop: {sleep: {seconds: 2}}}, " + probing + "}]}}",
-		want: surge25 + "problem: its container a drains for 2 seconds, not 5\nproblem: its minReadySeconds are 0, not 1\n",
+		want: surge25 + "problem: its container a drains for 2 s, not 5 s\nproblem: its minReadySeconds is 0, not 1\n",
 	},
 	{
 		name: "grace that is enough", spec: "template: {spec: {terminationGracePeriodSeconds: 20, containers: [{name: a, " + probing + "}]}}",
-		want: surge25 + drain5 + ready1 + "note: its pods have 15 of their 20 seconds of terminationGracePeriodSeconds left\n",
+		want: surge25 + drain5 + ready1 + "note: when its pods have drained, 15 of the 20 s of their\n",
 	},
 	{
 		name: "grace that is not", spec: "template: {spec: {terminationGracePeriodSeconds: 5, containers: [{name: a, " + probing + "}]}}",
-		want: surge25 + ready1 + "problem: its terminationGracePeriodSeconds of 5 end a pod before it has drained\n",
+		want: surge25 + ready1 + "problem: its terminationGracePeriodSeconds of 5 ends a pod before it has drained\n",
 	},
 	{name: "no readiness probe", spec: "template: {spec: {containers: [{name: a}]}}", want: standard + "problem: it has no readinessProbe\n"},
 	{
@@ -122,7 +122,7 @@ var losslessCases = []losslessCase{
 	},
 	{
 		name: "a deadline that is too near", spec: "progressDeadlineSeconds: 1\ntemplate: {spec: {containers: [{name: a, " + probing + "}]}}",
-		want: surge25 + drain5 + grace35 + "problem: its progressDeadlineSeconds of 1 leave no time\n",
+		want: surge25 + drain5 + grace35 + "problem: its progressDeadlineSeconds of 1 leaves no time\n",
 	},
 	{
 		name: "parts left out", spec: "template: {spec: {containers: [{name: a}]}}", around: without(partSurge, partReady, partReadiness), want: drain5 + grace35,

@@ -236,7 +236,7 @@ func (w *workload) drain() {
 	limited = limited && err == nil && grace != nil
 	if limited {
 		if own, ok := number(grace); ok && own <= seconds {
-			w.problem("its terminationGracePeriodSeconds of %d end a pod before it has drained, which takes %d seconds; make it more, or leave it out", own, seconds)
+			w.problem("its terminationGracePeriodSeconds of %d ends a pod before it has drained, which takes %d s; make it more, or leave it out", own, seconds)
 			return
 		}
 	}
@@ -254,7 +254,7 @@ func (w *workload) drain() {
 			hook, _ := own.(map[string]any)
 			sleep, _ := hook["sleep"].(map[string]any)
 			if has, ok := number(sleep["seconds"]); ok && has < seconds {
-				w.problem("its container %s drains for %d seconds, not %d (lifecycle.preStop)", name, has, seconds)
+				w.problem("its container %s drains for %d s, not %d s (lifecycle.preStop)", name, has, seconds)
 			}
 			continue
 		}
@@ -277,7 +277,7 @@ func (w *workload) drain() {
 	}
 	if limited {
 		own, _ := number(grace)
-		w.note("its pods have %d of their %d seconds of terminationGracePeriodSeconds left when they have drained", own-seconds, own)
+		w.note("when its pods have drained, %d of the %d s of their terminationGracePeriodSeconds are left", own-seconds, own)
 		return
 	}
 	w.add(defaultGrace+seconds, reasonGrace, "template", "spec", "terminationGracePeriodSeconds")
@@ -288,7 +288,7 @@ func (w *workload) ready() {
 	seconds := int64(w.around.policy.Ready)
 	if own, ok := number(w.spec["minReadySeconds"]); ok {
 		if own < seconds {
-			w.problem("its minReadySeconds are %d, not %d", own, seconds)
+			w.problem("its minReadySeconds is %d, not %d", own, seconds)
 		}
 		return
 	}
@@ -296,7 +296,7 @@ func (w *workload) ready() {
 		return
 	}
 	if deadline, ok := number(w.spec["progressDeadlineSeconds"]); ok && deadline <= seconds {
-		w.problem("its progressDeadlineSeconds of %d leave no time for a new pod to be ready for %d seconds", deadline, seconds)
+		w.problem("its progressDeadlineSeconds of %d leaves no time for a new pod to be ready for %d s", deadline, seconds)
 		return
 	}
 	w.add(seconds, reasonReady, "minReadySeconds")
