@@ -41,6 +41,7 @@ type deployment struct {
 
 func newDeployment(r Request, p *printer, result *Result) *deployment {
 	timeout := cmp.Or(r.Timeout, DefaultTimeout)
+	r.painter = newPainter(r.Picture)
 	return &deployment{
 		r: r, p: p, place: r.place(), timeout: timeout, deadline: time.Now().Add(timeout), result: result,
 	}

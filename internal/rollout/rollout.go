@@ -49,8 +49,16 @@ type Request struct {
 	// Patience says how long to wait for what may still turn out well.
 	Patience Patience
 
+	// Picture, if it is set, is shown how far the deployment is, at most twice a second and at its end. It is called by
+	// the goroutine of the deployment, and must not keep it waiting.
+	Picture func(ci.Rollout)
+
 	// manual is set for a rollback by hand: Jobs are not run again.
 	manual bool
+	// painter makes the pictures; it may be nil.
+	painter *painter
+	// drain, if it is not nil, is called by watch before the last lines, and the log of what is followed is shown already.
+	drain func()
 }
 
 // Result is what a deployment did, as far as it came.
@@ -150,6 +158,8 @@ type Step struct {
 	Pushed []ci.Image
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
+	// Picture is as in [Request].
+	Picture func(ci.Rollout)
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
@@ -208,6 +218,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Release:     s.Release,
 		KeepFailed:  s.KeepFailed,
 		Resumed:     s.Resumed,
+		Picture:     s.Picture,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }

@@ -1,0 +1,6 @@
+package rollout
+
+import "slipway/internal/manifest"
+
+const HookBefore, HookAfter = "before", "after"
+func hookOf(o manifest.Object) string { return "" }
