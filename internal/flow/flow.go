@@ -255,3 +255,6 @@ func (f *Flow) changed(run ci.Run) {
 		}
 	}
 }
+
+// stir wakes all who wait for a change, without one of a run.
+func (f *Flow) stir() { f.changed(ci.Run{}) }
