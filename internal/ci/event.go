@@ -79,6 +79,8 @@ type Order struct {
 	Release int64 `json:"release,omitempty"`
 	// Reason says why, for people.
 	Reason string `json:"reason,omitempty"`
+	// Own is true if nobody asked for it but Slipway itself.
+	Own bool `json:"own,omitempty"`
 }
 
 // Actor returns who caused the event, as far as it is known for sure: what a pusher calls themself does not count.

@@ -39,6 +39,7 @@ func (f *Flow) ChangeEnvironment(ctx context.Context, repo, name string, kubecon
 
 func (f *Flow) putEnvironment(ctx context.Context, e ci.Environment, kubeconfig *string, change func(*ci.Environment)) (ci.Environment, error) {
 	repo, name, created := e.Repo, e.Name, e.Created
+	earlier := e
 	change(&e)
 	e.Repo, e.Name, e.Created, e.Updated = repo, name, created, f.Now()
 	if err := e.Check(); err != nil {
@@ -50,11 +51,31 @@ func (f *Flow) putEnvironment(ctx context.Context, e ci.Environment, kubeconfig 
 			return ci.Environment{}, err
 		}
 	}
+	if err := f.keepReviews(ctx, earlier, e); err != nil {
+		return ci.Environment{}, err
+	}
 	if err := f.Store.PutEnvironment(ctx, e); err != nil {
 		return ci.Environment{}, fmt.Errorf("store the environment %s of %s: %w", name, repo, err)
 	}
 	f.stir() // what waits at its gates may pass now
 	return e, nil
+}
+
+// keepReviews refuses to move a pattern while there are review environments of it: nothing would find them any more.
+func (f *Flow) keepReviews(ctx context.Context, before, after ci.Environment) error {
+	if before.Namespace == after.Namespace && before.Cluster == after.Cluster {
+		return nil
+	}
+	reviews, err := f.Store.ListReviews(ctx, after.Repo)
+	if err != nil {
+		return fmt.Errorf("list the review environments of %s: %w", after.Repo, err)
+	}
+	for _, r := range reviews {
+		if r.Pattern == after.Name {
+			return fault.New(fault.Conflict, "%s cannot get another cluster or namespace while there are review environments of it, such as %s; tear them down first", after.Name, r.Name)
+		}
+	}
+	return nil
 }
 
 // sealKubeconfig checks and seals the kubeconfig of an environment, and returns the address of its API server.
