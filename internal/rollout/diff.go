@@ -85,14 +85,12 @@ func Diff(ctx context.Context, r Request) (Differences, error) {
 	if err := Prepare(ctx, r); err != nil {
 		return nil, err
 	}
-	if r.Environment == "" {
-		d, err := diff(ctx, r)
-		return d, r.Client.Explain(err)
-	}
 	d := newDeployment(r, newPrinter(io.Discard), nil)
-	var err error
-	if d.state, err = d.place.Load(ctx); err != nil {
-		return nil, r.Client.Explain(err)
+	if r.Environment != "" {
+		var err error
+		if d.state, err = d.place.Load(ctx); err != nil {
+			return nil, r.Client.Explain(err)
+		}
 	}
 	differences, prune, kept, err := d.diff(ctx)
 	return slices.Concat(differences, prune, kept), r.Client.Explain(err)
@@ -456,6 +454,10 @@ func (d Difference) write(p *printer) {
 }
 
 func (f Field) write(p *printer) {
+	reason := ""
+	if f.Reason != "" {
+		reason = " (added, " + f.Reason + ")"
+	}
 	switch {
 	case len(f.Lines) > 0:
 		p.indentf("%s:", f.Path)
@@ -463,12 +465,12 @@ func (f Field) write(p *printer) {
 			p.indentf("  %s", line)
 		}
 	case f.Old == "":
-		p.indentf("%s: + %s", f.Path, f.New)
+		p.indentf("%s: + %s%s", f.Path, f.New, reason)
 	case f.New == "":
 		p.indentf("%s: - %s", f.Path, f.Old)
 	case f.Old == masked:
 		p.indentf("%s: %s -> another %s", f.Path, f.Old, f.New)
 	default:
-		p.indentf("%s: %s -> %s", f.Path, f.Old, f.New)
+		p.indentf("%s: %s -> %s%s", f.Path, f.Old, f.New, reason)
 	}
 }

@@ -35,6 +35,8 @@ type deployment struct {
 	record   release.Record
 	// prune are the objects that are deleted after a good rollout, kept those of the inventory that stay.
 	prune, kept Differences
+	// additions are what the objects of r have besides what their manifests say; nil until secure has looked.
+	additions additions
 	// begun is true from when objects of the environment may have been changed.
 	begun bool
 }
@@ -199,9 +201,13 @@ func (d *deployment) change(ctx context.Context) error {
 
 // diff returns what happens to the objects of the request, and to those of the inventory that are not among them.
 func (d *deployment) diff(ctx context.Context) (differences, prune, kept Differences, err error) {
+	if err = d.secure(ctx); err != nil {
+		return nil, nil, nil, err
+	}
 	if differences, err = diff(ctx, d.r); err != nil {
 		return nil, nil, nil, err
 	}
+	d.additions.explain(differences)
 	if d.r.manual {
 		differences = differences.withoutJobs()
 	}
@@ -433,7 +439,7 @@ func (d *deployment) restore(ctx context.Context, number int64) error {
 	}
 	target := *d
 	target.r.Objects = objectsOf(record)
-	target.r.manual = true
+	target.r.manual, target.additions = true, nil
 	target.result = &Result{}
 	target.deadline = time.Now().Add(d.timeout)
 	var differences Differences

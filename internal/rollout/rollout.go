@@ -102,7 +102,7 @@ func (d *deployment) plain(ctx context.Context) error {
 	}
 	var differences Differences
 	err := retry(applying, d.r.Client, d.p, func() (err error) {
-		differences, err = diff(applying, d.r)
+		differences, _, _, err = d.diff(applying)
 		return err
 	})
 	if err != nil {
