@@ -44,6 +44,8 @@ type Request struct {
 	// Resumed reports, when the context has ended, whether another process will go on with this deployment, so that it
 	// must be left as it is; nil means never.
 	Resumed func() bool
+	// Mask hides the values of secrets in what is shown of manifests; nil hides nothing but the values of Secrets.
+	Mask func(string) string
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
@@ -63,6 +65,8 @@ type Result struct {
 	Statuses []Status
 	// Release is the record of the release; nil if there is no environment, or it was not begun.
 	Release *ci.Release
+	// Manifests are the objects of that release, encoded by [release.Encode].
+	Manifests []byte
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -139,11 +143,12 @@ type Step struct {
 	Manifests []string
 	// Namespace is where objects go that name none; empty means that of the kubeconfig.
 	Namespace string
-	// Environment, Release, KeepFailed and Resumed are as in [Request].
+	// Environment, Release, KeepFailed, Resumed and Mask are as in [Request].
 	Environment string
 	Release     ci.Release
 	KeepFailed  bool
 	Resumed     func() bool
+	Mask        func(string) string
 	// Images maps names of images in the manifests to references, and Pushed is what the run pushed, oldest first; see
 	// [manifest.Images].
 	Images map[string]string
@@ -208,6 +213,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Release:     s.Release,
 		KeepFailed:  s.KeepFailed,
 		Resumed:     s.Resumed,
+		Mask:        s.Mask,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }
