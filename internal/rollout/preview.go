@@ -50,8 +50,15 @@ func (s Step) differences(ctx context.Context, out io.Writer) (string, Differenc
 	return request.place().Namespace, differences, err
 }
 
-// Between returns by what the objects of two releases of an environment in namespace differ. Either may be empty.
+// Between returns by what the objects of two releases of an environment in namespace differ, as plain data, and how many
+// differences are too much to be told. See [Compare].
 func Between(namespace string, before, after []*unstructured.Unstructured) (differences []ci.Difference, omitted int) {
+	differences, _, omitted = Compare(before, after).data(namespace, nil)
+	return differences, omitted
+}
+
+// Compare returns by what the objects of two releases differ. Either may be empty. Values of Secrets are masked.
+func Compare(before, after []*unstructured.Unstructured) Differences {
 	old := map[string]*unstructured.Unstructured{}
 	for _, u := range before {
 		old[release.RefOf(u).Key()] = u
@@ -75,8 +82,7 @@ func Between(namespace string, before, after []*unstructured.Unstructured) (diff
 			all = append(all, Difference{Object: manifest.Object{Unstructured: u}, Action: Prune})
 		}
 	}
-	differences, _, omitted = all.data(namespace, nil)
-	return differences, omitted
+	return all
 }
 
 // masking hides the values of secrets in a text; nil hides nothing.
