@@ -1,5 +1,10 @@
 package ci
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Preview is what a deployment would change in an environment, found out without changing it. Nothing in it is secret:
 // values of Secrets are masked, and so is every value that the run's secrets have.
 type Preview struct {
@@ -49,4 +54,28 @@ type Field struct {
 	// Lines are the lines that differ, each beginning with - or +, if the value is a text of several lines. Old and New are
 	// empty then.
 	Lines []string `json:"lines,omitempty"`
+}
+
+// Summary says in a few words what would happen: "1 to create, 2 to change". Objects that stay do not count.
+func (p Preview) Summary() string {
+	if p.Message != "" {
+		return "not known"
+	}
+	counts := map[string]int{}
+	for _, d := range p.Differences {
+		counts[d.Action]++
+	}
+	var parts []string
+	for _, action := range []string{"create", "change", "replace", "delete", "keep", "refuse"} {
+		if n := counts[action]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d to %s", n, action))
+		}
+	}
+	if p.Omitted > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", p.Omitted))
+	}
+	if len(parts) == 0 {
+		return "nothing"
+	}
+	return strings.Join(parts, ", ")
 }
