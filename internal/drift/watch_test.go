@@ -2,11 +2,19 @@ package drift_test
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"slipway/internal/ci"
 	"slipway/internal/cluster/clustertest"
@@ -203,4 +211,69 @@ func TestHeal(t *testing.T) {
 	if got := s.Kubectl("get", "configmap", "settings", "-o", "jsonpath={.data.level}"); got != "debug" {
 		t.Errorf("the fight goes on: the value is %q", got)
 	}
+}
+
+// door is a way to the API server that can be shut.
+type door struct {
+	*httptest.Server
+	shut atomic.Bool
+}
+
+// door opens one, as the administrator.
+func (s *site) door() *door {
+	s.t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	to, err := url.Parse(config.Host)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.FlushInterval = -1
+	if proxy.Transport, err = rest.TransportFor(config); err != nil {
+		s.t.Fatal(err)
+	}
+	d := &door{}
+	d.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if d.shut.Load() {
+			http.Error(w, "away", http.StatusServiceUnavailable)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	s.t.Cleanup(d.Close)
+	return d
+}
+
+// client goes through the door.
+func (d *door) client(t *testing.T) *kube.Client {
+	t.Helper()
+	client, err := kube.FromKubeconfig([]byte(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+		"clusters": [{"name": "c", "cluster": {"server": "` + d.URL + `"}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+// TestAway loses the cluster and has it back, changed meanwhile.
+func TestAway(t *testing.T) {
+	s := start(t)
+	s.deploy(settings)
+	door := s.door()
+	place := s.place
+	place.Client = door.client(t)
+	found := s.watch(place)
+	s.await(found, "the first look", clean(1))
+	door.shut.Store(true)
+	door.CloseClientConnections()
+	s.await(found, "the cluster away", func(r rollout.DriftReport) bool { return strings.Contains(r.Unknown, "cannot be reached") })
+	s.Kubectl("delete", "service", "web")
+	door.shut.Store(false)
+	s.await(found, "what was deleted meanwhile", differs("Service", "web", true))
+	s.Kubectl("delete", "configmap", "settings")
+	s.await(found, "what is deleted since", func(r rollout.DriftReport) bool { return len(r.Differences) == 2 })
 }
