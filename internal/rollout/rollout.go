@@ -44,6 +44,9 @@ type Request struct {
 	// Resumed reports, when the context has ended, whether another process will go on with this deployment, so that it
 	// must be left as it is; nil means never.
 	Resumed func() bool
+	// Policy says how the objects are brought there. Going back to a release follows its record, not the policy's
+	// additions.
+	Policy ci.Policy
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
@@ -150,6 +153,8 @@ type Step struct {
 	Pushed []ci.Image
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
+	// Policy is as in [Request].
+	Policy ci.Policy
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
@@ -208,6 +213,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Release:     s.Release,
 		KeepFailed:  s.KeepFailed,
 		Resumed:     s.Resumed,
+		Policy:      s.Policy,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }
