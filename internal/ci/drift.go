@@ -15,6 +15,8 @@ type Drift struct {
 	Checked time.Time `json:"checked,omitzero"`
 	// Objects are those that differ, with the values of Secrets masked. None means that all is as it was deployed.
 	Objects []DriftedObject `json:"objects,omitempty"`
+	// More is how many objects differ beside those.
+	More int `json:"more,omitempty"`
 	// Since is when a difference was found first, of those that there have been without a pause.
 	Since time.Time `json:"since,omitzero"`
 	// Unknown says in a sentence why it is not known how the environment is now; the rest is of the time Checked then.

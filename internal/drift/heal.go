@@ -17,6 +17,12 @@ const (
 	healWindow = 10 * time.Minute
 )
 
+// The bounds of what is kept of differences.
+const (
+	maxObjects = 100
+	maxFields  = 50 // of an object
+)
+
 // Next returns what is known of an environment after report, from what was known before. Whether differences shall be
 // healed is up to the caller, who sets Heal; [Heals] says then whether they are.
 func Next(before ci.Drift, report rollout.DriftReport, now time.Time) ci.Drift {
@@ -27,6 +33,11 @@ func Next(before ci.Drift, report rollout.DriftReport, now time.Time) ci.Drift {
 		return next
 	}
 	next.Release, next.Checked, next.Objects = report.Release.Number, now, report.Objects()
+	next.More = max(0, len(next.Objects)-maxObjects)
+	next.Objects = next.Objects[:len(next.Objects)-next.More]
+	for i := range next.Objects {
+		next.Objects[i].Fields = next.Objects[i].Fields[:min(len(next.Objects[i].Fields), maxFields)]
+	}
 	switch {
 	case !next.Drifted():
 		next.Since, next.Fight = time.Time{}, ""

@@ -61,7 +61,7 @@ func (s *site) client() *kube.Client {
 }
 
 // deploy makes a release of manifests.
-func (s *site) deploy(manifests string) {
+func (s *site) deploy(manifests string, set ...func(*rollout.Step)) {
 	s.t.Helper()
 	dir := s.t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "app.yaml"), []byte(manifests), 0o600); err != nil {
@@ -73,11 +73,14 @@ func (s *site) deploy(manifests string) {
 	}
 	defer root.Close()
 	var out strings.Builder
-	_, err = rollout.Run(s.t.Context(), rollout.Step{
+	step := rollout.Step{
 		Workspace: root, Manifests: []string{"app.yaml"}, Namespace: s.Namespace, Environment: s.place.Environment,
 		Release: ci.Release{Repo: s.place.Repo}, Client: func() (*kube.Client, error) { return kube.FromFile(s.Kubeconfig, "") },
-	}, &out)
-	if err != nil {
+	}
+	for _, f := range set {
+		f(&step)
+	}
+	if _, err := rollout.Run(s.t.Context(), step, &out); err != nil {
 		s.t.Fatalf("deploy: %v\n%s", err, out.String())
 	}
 }

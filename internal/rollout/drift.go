@@ -21,6 +21,8 @@ import (
 type DriftReport struct {
 	// Release is the one that serves. Its Number is 0 if there is none.
 	Release ci.Release
+	// Heal is true if its policy says that differences shall be put back.
+	Heal bool
 	// Unknown says in a sentence why there is no answer now; empty if Differences is the answer.
 	Unknown string
 	// Differences are what would have to be done to have the release again, without what is as it should be. Empty means
@@ -46,7 +48,7 @@ func drift(ctx context.Context, p release.Place) (DriftReport, error) {
 	if err != nil {
 		return report, err
 	}
-	report.Release = record.Release
+	report.Release, report.Heal = record.Release, record.Heal
 	r := Request{
 		Client: p.Client, Namespace: p.Namespace, Environment: p.Environment, Release: ci.Release{Repo: p.Repo},
 		Objects: slices.DeleteFunc(objectsOf(record), passing),
@@ -188,6 +190,9 @@ func WriteDrift(w io.Writer, d ci.Drift) {
 			p.indentf("%s", o.Problem)
 		}
 	}
+	if d.More > 0 {
+		p.linef("and %d more", d.More)
+	}
 	if d.Fight != "" {
 		p.linef("%s", d.Fight)
 	}
@@ -229,7 +234,7 @@ func DriftSummary(d ci.Drift) string {
 		}
 	}
 	var parts []string
-	if n := len(d.Objects) - missing; n > 0 {
+	if n := len(d.Objects) + d.More - missing; n > 0 {
 		parts = append(parts, fmt.Sprintf("%d changed", n))
 	}
 	if missing > 0 {
