@@ -313,7 +313,8 @@ func (d *deployment) begin(ctx context.Context) error {
 	}
 	started.Digest = digest
 	started.Images = manifest.ImagesOf(d.r.Objects)
-	d.record = release.Record{Release: started, Objects: objects}
+	heal := d.r.Policy.Heal
+	d.record = release.Record{Release: started, Objects: objects, Heal: heal != nil && *heal}
 	d.begun = d.state.Pending // by the one before, whose objects may be there
 	d.state.Last, d.state.Latest, d.state.Pending = started.Number, started, true
 	d.state.Objects = release.Union(d.state.Objects, refs(d.r.Objects))
@@ -562,6 +563,7 @@ func Rollback(ctx context.Context, r Request, number int64, out io.Writer) (Resu
 			return err
 		}
 		d.r.Objects = objectsOf(record)
+		d.r.Policy.Heal = cmp.Or(d.r.Policy.Heal, &record.Heal)
 		d.r.Release.Of, d.r.Release.Commit = number, record.Commit
 		d.r.Release.Author, d.r.Release.Title = record.Author, record.Title
 		d.p.linef("going back to release %d of %s", number, d.place)

@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"Manifests", testManifests},
 		{"Previews", testPreviews},
 		{"ListRunsByImage", testListRunsByImage},
+		{"Drifts", testDrifts},
 		{"Times", testTimes},
 		{"Canceled", testCanceled},
 		{"RegistryBlobs", testRegistryBlobs},
