@@ -104,7 +104,13 @@ type Inventory interface {
 	// ListManifests returns manifests of a repository, by digest, with References, Used, Deleted, and Content if content
 	// is set. Deleted ones are among them.
 	ListManifests(ctx context.Context, page Page, content bool) ([]Manifest, error)
+	// RegistryTotals counts what there is.
+	RegistryTotals(ctx context.Context) (RegistryTotals, error)
 }
+
+// RegistryTotals count everything in the registry. Deleted manifests that may be restored are among the Manifests. Bytes are
+// those of the Blobs.
+type RegistryTotals struct{ Repositories, Tags, Manifests, Blobs, Bytes int64 }
 
 // Cache is what the registry fetched from other registries by itself, and may therefore forget. What somebody pushes is
 // not the cache's: PutManifest, LinkBlob and MountBlob take from it what they store, so that it is kept.

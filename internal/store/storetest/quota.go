@@ -90,6 +90,10 @@ func testRegistryQuotas(t *testing.T, s store.Store) {
 	check(t, s.PutQuota(ctx, "", 0))
 	check(t, link("octo/app", 9, 1e9))
 	check(t, s.CheckQuota(ctx, "octo/app", 1e12))
+
+	totals, err := s.RegistryTotals(ctx)
+	check(t, err)
+	same(t, totals, store.RegistryTotals{Repositories: 6, Manifests: 1, Blobs: 7, Bytes: 500 + 5000 + 490 + 500 + 60 + 1e6 + 1e9})
 }
 
 // Many pushes at once, to one repository and beside it, are together no more than the quota.
