@@ -74,6 +74,8 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryUnneeded", testRegistryUnneeded},
 		{"RegistryRestore", testRegistryRestore},
 		{"RegistryPolicies", testRegistryPolicies},
+		{"RegistryQuotas", testRegistryQuotas},
+		{"RegistryQuotaRace", testRegistryQuotaRace},
 		{"RegistryCache", testRegistryCache},
 		{"RegistryEvict", testRegistryEvict},
 	}
