@@ -35,6 +35,3 @@ type Lossless struct{}
 
 // Probe is a constant load of requests while a rollout is under way.
 type Probe struct{}
-
-// Strategy is how a new version takes the place of the old one.
-type Strategy struct{}

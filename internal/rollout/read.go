@@ -73,7 +73,11 @@ func (r *reader) status(ctx context.Context, o manifest.Object) (Status, error) 
 				return Status{}, err
 			}
 		}
-		return assessDeployment(o, d, sets.Items, p, r.patience), nil
+		s := assessDeployment(o, d, sets.Items, p, r.patience)
+		if o.GetLabels()[TrackLabel] != "" {
+			s.Old = "" // stands beside it
+		}
+		return s, nil
 
 	case schema.GroupKind{Group: "apps", Kind: "StatefulSet"}:
 		set, err := apps.StatefulSets(ns).Get(ctx, name, get)
