@@ -22,6 +22,8 @@ type Field struct {
 	// Lines are the lines that differ, each beginning with - or +, if the value is a text of several lines. Old and New
 	// are empty then.
 	Lines []string
+	// Reason says why Slipway added the field; it is empty for what the manifest says.
+	Reason string
 }
 
 // masked stands for a value of a Secret.

@@ -92,8 +92,10 @@ func (d *deployment) bySteps(ctx, applying context.Context, strategy ci.Strategy
 		}
 		stop()
 	}()
-	first, held := s.separate(differences)
-	if err := s.applyFirst(ctx, first); err != nil {
+	s.r.painter.plan(s.r.Objects, false)
+	order := split(differences)
+	first, held := s.separate(order.rest)
+	if err := s.applyFirst(ctx, order, first); err != nil {
 		return err
 	}
 	for !s.progress.Passed {
@@ -121,7 +123,7 @@ func (d *deployment) bySteps(ctx, applying context.Context, strategy ci.Strategy
 			return err
 		}
 	}
-	return s.replace(ctx, held)
+	return s.replace(ctx, held, order.after)
 }
 
 // aborted is the order to go back.
@@ -400,13 +402,17 @@ func runsPods(u *unstructured.Unstructured) bool {
 	return false
 }
 
-// applyFirst applies what comes before the steps.
-func (s *steps) applyFirst(ctx context.Context, first Differences) error {
+// applyFirst applies what comes before the steps, with the hooks.
+func (s *steps) applyFirst(ctx context.Context, order phases, first Differences) error {
 	return s.within(ctx, func(applying context.Context) error {
-		changes, err := apply(applying, s.r, first, s.p)
-		s.result.Changes = changes
-		if err != nil {
-			return stopped(ctx, applying, err, applied(changes, len(s.r.Objects)))
+		if err := s.apply(ctx, applying, order.early); err != nil {
+			return err
+		}
+		if err := s.runHooks(ctx, order.before); err != nil {
+			return err
+		}
+		if err := s.apply(ctx, applying, first); err != nil {
+			return err
 		}
 		var changed []manifest.Object
 		for _, one := range first {
@@ -436,7 +442,7 @@ func (s *steps) wait(ctx context.Context, objects []manifest.Object) error {
 
 // replace gives the Deployments themselves the new version, once it has passed, and takes what was temporary out of the
 // traffic. It is deleted when the release is recorded as good, as what left the manifests is.
-func (s *steps) replace(ctx context.Context, held Differences) error {
+func (s *steps) replace(ctx context.Context, held, after Differences) error {
 	if last := s.steps[len(s.steps)-1].Weight; s.progress.Weight != 100 && s.routed() && last < 100 {
 		// Services that select the old version only would be left without pods.
 		if err := s.set(ctx, 100); err != nil {
@@ -455,14 +461,11 @@ func (s *steps) replace(ctx context.Context, held Differences) error {
 				request.Objects = append(request.Objects, one.Object)
 			}
 		}
-		early := s.result.Changes
 		for _, objects := range [][]manifest.Object{request.Objects, traffic} {
 			request.Objects = objects
 			if err := s.take(ctx, applying, request); err != nil {
 				return err
 			}
-			s.result.Changes = append(early, s.result.Changes...)
-			early = s.result.Changes
 		}
 		if err := s.returnForeign(applying); err != nil {
 			return err
@@ -475,9 +478,11 @@ func (s *steps) replace(ctx context.Context, held Differences) error {
 			}
 		}
 		if len(traffic) > 0 {
-			return sleep(applying, notice)
+			if err := sleep(applying, notice); err != nil {
+				return err
+			}
 		}
-		return nil
+		return s.runHooks(ctx, after)
 	})
 	if err != nil {
 		return err
@@ -509,10 +514,12 @@ func (s *steps) take(ctx, applying context.Context, request Request) error {
 	if err != nil {
 		return stopped(ctx, applying, err, "the new version did not take the place of the old one")
 	}
-	all := s.r
-	s.r = request
-	defer func() { s.r = all }()
-	if err := s.roll(ctx, applying, differences); err != nil {
+	if err := s.apply(ctx, applying, differences); err != nil {
+		return err
+	}
+	statuses, err := watch(ctx, request, s.deadline, s.timeout, s.p)
+	s.result.Statuses = append(s.result.Statuses, statuses...)
+	if err != nil {
 		return err
 	}
 	for _, c := range s.canaries {

@@ -192,20 +192,20 @@ func query(ctx context.Context, check ci.Check) (text string, ok bool) {
 	}
 	for _, value := range values {
 		if !condition.Holds(value) {
-			return fmt.Sprintf("%s, which is not %s", number(value), condition), false
+			return fmt.Sprintf("%s, which is not %s", shortNumber(value), condition), false
 		}
 	}
 	if len(values) == 0 {
 		return `the query finds nothing; if that is good, add to it: or vector(...)`, false
 	}
-	text = number(values[0])
+	text = shortNumber(values[0])
 	if more := len(values) - 1; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text + " " + condition.String(), true
 }
 
-func number(value float64) string { return strconv.FormatFloat(value, 'g', 6, 64) }
+func shortNumber(value float64) string { return strconv.FormatFloat(value, 'g', 6, 64) }
 
 // parseAnswer returns the values of an answer of Prometheus to an instant query: one of a scalar, and one for each series
 // of a vector.

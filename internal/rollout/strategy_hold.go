@@ -3,7 +3,6 @@ package rollout
 import (
 	"context"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -72,6 +71,7 @@ type holding struct {
 	tallies []tally
 	results chan checked
 	watcher *watcher
+	looked  bool
 	server  outage
 	// hashes are those of the old versions, by the keys of their Deployments.
 	hashes map[string]string
@@ -98,8 +98,9 @@ func newHolding(s *steps, step ci.StrategyStep) *holding {
 	}
 	h.watcher = &watcher{
 		reader:  &reader{client: s.r.Client, patience: s.r.Patience.withDefaults(), printer: s.p, denied: map[string]bool{}},
-		printer: newPrinter(io.Discard), server: outage{client: s.r.Client, printer: s.p}, since: map[string]time.Time{}, timeout: s.timeout,
+		printer: s.p, painter: s.r.painter, server: outage{client: s.r.Client, printer: s.p}, since: map[string]time.Time{}, timeout: s.timeout,
 	}
+	h.watcher.said = make([]said, len(s.canaries))
 	for _, c := range s.canaries {
 		h.watcher.statuses = append(h.watcher.statuses, Status{Object: manifest.Object{Unstructured: c.temporary}})
 	}
@@ -218,9 +219,16 @@ func (h *holding) look(ctx context.Context) error {
 	if err := h.watcher.look(ctx); err != nil {
 		return err
 	}
-	h.watcher.printer = h.p // the first look sees only what is known
 	if failed := h.watcher.failed(time.Now()); len(failed) > 0 {
 		return h.watcher.failure(ctx, failed)
+	}
+	if h.looked {
+		h.watcher.tell(false)
+	} else { // it begins with what is known
+		for i, s := range h.watcher.statuses {
+			h.watcher.said[i].text = s.Text
+		}
+		h.looked = true
 	}
 	return nil
 }

@@ -120,11 +120,6 @@ func withSelector(service *unstructured.Unstructured, selector map[string]string
 	return u
 }
 
-func podLabels(workload *unstructured.Unstructured) map[string]string {
-	labels, _, _ := unstructured.NestedStringMap(workload.Object, "spec", "template", "metadata", "labels")
-	return labels
-}
-
 // selects reports whether a Service selects pods with these labels.
 func selects(service *unstructured.Unstructured, labels map[string]string) bool {
 	selector := selectorOf(service)
@@ -144,10 +139,10 @@ func isKind(u *unstructured.Unstructured, group, kind string) bool {
 func isDeployment(u *unstructured.Unstructured) bool { return isKind(u, "apps", "Deployment") }
 func isService(u *unstructured.Unstructured) bool    { return isKind(u, "", "Service") }
 
-// split returns how many pods of the old and of the new version make a share of the traffic, in percent, where each pod
+// portions returns how many pods of the old and of the new version make a share of the traffic, in percent, where each pod
 // gets as much as any other. There are never fewer than full, nor more than twice as many, and the old version stays
 // whole up to a share of a half, so that going back takes no time.
-func split(full, weight int64) (oldPods, newPods int64) {
+func portions(full, weight int64) (oldPods, newPods int64) {
 	share := float64(weight) / 100
 	switch {
 	case weight == 0:

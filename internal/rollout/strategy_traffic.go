@@ -191,7 +191,7 @@ func (s *steps) sizes(c *canary, live, weight int64) (oldPods, newPods int64) {
 	case len(c.routes) > 0:
 		return full, min(full, max(1, (full*weight+99)/100))
 	}
-	return split(full, weight)
+	return portions(full, weight)
 }
 
 // bringUp makes the pods of the new version that a weight needs.
