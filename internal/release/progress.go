@@ -80,7 +80,7 @@ func (p Place) Tell(ctx context.Context, verb Verb, by string) (Progress, error)
 	switch {
 	case err != nil:
 		return Progress{}, err
-	case s.Progress == nil || !s.Pending:
+	case s.Progress == nil || s.Progress.Steps == 0 || !s.Pending:
 		return Progress{}, fault.New(fault.Conflict, "no release of %s comes by steps right now", p)
 	case s.Progress.Passed && verb != Abort:
 		return Progress{}, fault.New(fault.Conflict, "release %d of %s has passed all its steps already", s.Progress.Release, p)

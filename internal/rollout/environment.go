@@ -506,7 +506,9 @@ func (d *deployment) restore(ctx context.Context, number int64) error {
 	if err != nil {
 		return err
 	}
-	if err := target.introduce(ctx, ctx, differences); err != nil {
+	err = target.introduce(ctx, ctx, differences)
+	d.state = target.state
+	if err != nil {
 		return err
 	}
 	if err := d.deletePruned(ctx, target.prune); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -178,9 +177,11 @@ func (s *steps) linef(format string, args ...any) {
 }
 
 // save records how far it is.
-func (s *steps) save(ctx context.Context) error {
-	s.state.Progress = s.progress
-	err := retry(ctx, s.r.Client, s.p, func() error { return s.place.Save(ctx, &s.state) })
+func (s *steps) save(ctx context.Context) error { return s.saveProgress(ctx, s.progress) }
+
+func (d *deployment) saveProgress(ctx context.Context, p *release.Progress) error {
+	d.state.Progress = p
+	err := retry(ctx, d.r.Client, d.p, func() error { return d.place.Save(ctx, &d.state) })
 	if err != nil {
 		return fmt.Errorf("record how far the release is: %w", err)
 	}
@@ -316,7 +317,7 @@ func (s *steps) covers(one Difference) (release.Workload, bool, error) {
 	if !isDeployment(o.Unstructured) || !meant || one.Action != Update || !known {
 		return w, false, nil
 	}
-	if !slices.ContainsFunc(one.Fields, func(f Field) bool { return strings.HasPrefix(f.Path, "spec.template") }) {
+	if !changesPods(one) {
 		return w, false, nil
 	}
 	if paused, _, _ := unstructured.NestedBool(o.Object, "spec", "paused"); paused {
@@ -534,10 +535,11 @@ func (s *steps) take(ctx, applying context.Context, request Request) error {
 
 // clear takes back what a release that did not end has left behind, before another one begins.
 func (d *deployment) clear(ctx context.Context) error {
-	if d.state.Progress == nil || d.resumes() {
+	p := d.state.Progress
+	if p == nil || p.Kind != ci.Recreate && d.resumes() {
 		return nil
 	}
-	d.p.linef("release %d was left in the middle of its %s; it is taken back first", d.state.Progress.Release, d.state.Progress.Kind)
+	d.p.linef("release %d was left in the middle of its %s; it is taken back first", p.Release, p.Kind)
 	return retry(ctx, d.r.Client, d.p, func() error { return d.withdraw(ctx) })
 }
 
@@ -550,8 +552,11 @@ func (d *deployment) resumes() bool {
 // temporary is gone. It may be repeated.
 func (d *deployment) withdraw(ctx context.Context) error {
 	p := d.state.Progress
-	if p == nil {
+	switch {
+	case p == nil:
 		return nil
+	case p.Kind == ci.Recreate:
+		return d.endRecreate(ctx)
 	}
 	record, err := d.place.Find(ctx, d.state.Current)
 	if err != nil {
@@ -564,8 +569,7 @@ func (d *deployment) withdraw(ctx context.Context) error {
 		return err
 	}
 	d.state.Objects = release.Without(d.state.Objects, p.Temporary)
-	d.state.Progress = nil
-	return d.place.Save(ctx, &d.state)
+	return d.saveProgress(ctx, nil)
 }
 
 // takeBack is the way of withdraw: first the version before has all its pods, then all the traffic, and then the new

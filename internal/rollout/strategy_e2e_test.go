@@ -118,7 +118,7 @@ func (s *site) wantPlain(want ...string) {
 		s.t.Errorf("there are still %s", got)
 	}
 	state := s.state()
-	if state.Progress != nil || state.Pending || state.Locked != "" || len(state.Objects) != len(want) {
+	if state.Progress != nil || state.Pending || state.Locked != "" || len(state.Objects) != len(want)+1 { // with the PodDisruptionBudget
 		s.t.Errorf("the state is %+v", state)
 	}
 }
