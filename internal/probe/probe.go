@@ -246,7 +246,19 @@ func (r *Result) cause(text string, at time.Duration) {
 	r.Causes[i].Count++
 }
 
-// Check asks up to three times on new connections, and returns nil at the first good answer, else why there was none.
+// A Failure is why there was no good answer.
+type Failure struct {
+	// Text says it in few words: connection refused, status 503.
+	Text string
+	// Unreachable is true if nobody was there who could have answered: the URL is wrong, or this machine gets no further.
+	Unreachable bool
+}
+
+// Error implements error.
+func (f *Failure) Error() string { return f.Text }
+
+// Check asks up to three times on new connections, and returns nil at the first good answer, else a [Failure], or that
+// ctx is done.
 func Check(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	by := o.client(false)
@@ -261,5 +273,5 @@ func Check(ctx context.Context, o Options) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("%s", describe(err, o.Timeout))
+	return &Failure{Text: describe(err, o.Timeout), Unreachable: unreachable(err)}
 }

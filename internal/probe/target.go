@@ -89,6 +89,19 @@ type statusError int
 
 func (s statusError) Error() string { return fmt.Sprintf("status %d", int(s)) }
 
+// unreachable reports whether err means that nobody was there, rather than that somebody gave no good answer.
+func unreachable(err error) bool {
+	var op *net.OpError
+	var slow net.Error
+	switch {
+	case errors.Is(err, errAddress), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return true
+	case errors.As(err, &slow) && slow.Timeout():
+		return false
+	}
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
 // describe says in few words why a request got no good answer, the same for all that failed alike.
 func describe(err error, timeout time.Duration) string {
 	var status statusError

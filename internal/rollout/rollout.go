@@ -47,6 +47,8 @@ type Request struct {
 	// Policy says how the objects are brought there. Going back to a release follows its record, not the policy's
 	// additions.
 	Policy ci.Policy
+	// ProbeLocal lets the probe of the policy send requests to this machine itself.
+	ProbeLocal bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
@@ -66,6 +68,8 @@ type Result struct {
 	Statuses []Status
 	// Release is the record of the release; nil if there is no environment, or it was not begun.
 	Release *ci.Release
+	// Probe is what became of the requests that were sent throughout the rollout; nil if none were.
+	Probe *ci.Probed
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -114,7 +118,15 @@ func (d *deployment) plain(ctx context.Context) error {
 	if err := differences.Err(); err != nil {
 		return err
 	}
-	return d.roll(ctx, applying, differences)
+	load, err := d.probe(ctx, differences)
+	if err != nil {
+		return err
+	}
+	return load.during(ctx, func(ctx context.Context) error {
+		applying, cancel := context.WithDeadline(ctx, d.deadline)
+		defer cancel()
+		return d.roll(ctx, applying, differences)
+	})
 }
 
 // stopped says what was left when ctx, or limited with its deadline, ended what failed with err.
@@ -153,8 +165,9 @@ type Step struct {
 	Pushed []ci.Image
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
-	// Policy is as in [Request].
-	Policy ci.Policy
+	// Policy and ProbeLocal are as in [Request].
+	Policy     ci.Policy
+	ProbeLocal bool
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
@@ -214,6 +227,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		KeepFailed:  s.KeepFailed,
 		Resumed:     s.Resumed,
 		Policy:      s.Policy,
+		ProbeLocal:  s.ProbeLocal,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }
