@@ -58,6 +58,7 @@ func (f *Flow) prepare(ctx context.Context, run ci.Run) (ci.Run, error) {
 	if err != nil && fault.Of(err).Code == fault.Internal && !errors.As(err, new(plan.Problems)) {
 		f.Log.Error("make the plan of a run", "repo", run.Repo, "run", run.Number, "error", err)
 	}
+	warnings = append(warnings, f.takeRetention(ctx, run)...)
 	run, updateErr := f.Store.UpdateRun(ctx, run.ID, func(d *store.Draft) error {
 		if len(d.Jobs) > 0 || d.Status.Done() {
 			return nil

@@ -18,6 +18,7 @@ import (
 	"slipway/internal/fault"
 	"slipway/internal/forge"
 	"slipway/internal/plan"
+	"slipway/internal/retention"
 	"slipway/internal/runlog"
 	"slipway/internal/secret"
 	"slipway/internal/store"
@@ -40,7 +41,11 @@ type Options struct {
 	Registry string
 	// Timeout bounds jobs whose repo and plan set no limit; 0 means an hour.
 	Timeout time.Duration
-	Log     *slog.Logger
+	// Retention takes the registry's policies from repos' default branches; nil means that they are not read.
+	Retention interface {
+		PutFile(ctx context.Context, file retention.File) (warnings []string, err error)
+	}
+	Log *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }

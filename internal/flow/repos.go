@@ -201,6 +201,31 @@ func (f *Flow) deleteLogs(ctx context.Context, repo string) error {
 	}
 }
 
+// OpenBranches returns the names of a repo's branches that are neither deleted nor merged; nil if there is no such repo, or
+// its forge cannot say.
+func (f *Flow) OpenBranches(ctx context.Context, repo string) ([]string, error) {
+	found, err := f.Store.FindRepo(ctx, repo)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	at, known, err := f.forgeOf(found)
+	if err != nil {
+		return nil, err
+	}
+	brancher, ok := at.(forge.Brancher)
+	if !ok {
+		return nil, nil
+	}
+	branches, err := brancher.OpenBranches(ctx, known)
+	if errors.Is(err, forge.ErrNotFound) {
+		return nil, nil
+	}
+	return branches, err
+}
+
 // repository is what the own git endpoint can do beyond being a forge.
 type repository interface {
 	// CheckName says what is wrong with a name.
