@@ -101,7 +101,10 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(s.resolve(d.Kubeconfig)), Client: s.ownCluster,
-		Policy: d.Policy,
+		Policy: d.Policy, ProbeLocal: s.w.a.Trusted,
+	}
+	if step.Policy.Probe != nil && s.w.a.Fork {
+		return fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
 	}
 	if len(step.Kubeconfig) == 0 && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)

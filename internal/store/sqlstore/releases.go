@@ -17,24 +17,24 @@ func (db *DB) PutRelease(ctx context.Context, r ci.Release) error {
 		}
 		_, err := t.exec(ctx, `
 			INSERT INTO releases (repo_id, environment, namespace, number, run, step, commit_hash, made_by, link, of_number,
-				started, finished, status, message, restored, images, digest)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+				started, finished, status, message, restored, images, digest, probe)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (repo_id, environment, namespace, number, started) DO NOTHING`,
 			repo, text(r.Environment), text(r.Namespace), r.Number, r.Run, text(r.Step), text(r.Commit), text(r.By), text(r.Link), r.Of,
-			instant(r.Started), instant(r.Finished), string(r.Status), text(r.Message), r.Restored, object{r.Images}, text(r.Digest))
+			instant(r.Started), instant(r.Finished), string(r.Status), text(r.Message), r.Restored, object{r.Images}, text(r.Digest), object{r.Probe})
 		return err
 	})
 }
 
 func scanRelease(row scanner) (r ci.Release, err error) {
 	err = row.Scan(&r.Repo, &r.Environment, &r.Namespace, &r.Number, &r.Run, &r.Step, &r.Commit, &r.By, &r.Link, &r.Of,
-		(*instant)(&r.Started), (*instant)(&r.Finished), (*string)(&r.Status), &r.Message, &r.Restored, object{&r.Images}, &r.Digest)
+		(*instant)(&r.Started), (*instant)(&r.Finished), (*string)(&r.Status), &r.Message, &r.Restored, object{&r.Images}, &r.Digest, object{&r.Probe})
 	return r, err
 }
 
 const selectReleases = `
 	SELECT repos.name, environment, namespace, number, run, step, commit_hash, made_by, releases.link, of_number, started, finished,
-		status, message, restored, images, digest
+		status, message, restored, images, digest, probe
 	FROM releases JOIN repos ON repos.id = repo_id `
 
 // NewestReleases implements [store.Releases].

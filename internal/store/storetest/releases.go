@@ -13,6 +13,7 @@ func testReleases(t *testing.T, s store.Store) {
 		Repo: "a/b", Environment: "production", Namespace: "shop", Number: 1, Run: 7, Step: "deploy", Commit: "c0ffee", By: "ann",
 		Link: "https://ci.example.com/a/b/7", Started: noon, Finished: noon.Add(time.Second), Status: ci.Success,
 		Images: []string{"r/a@sha256:1", "r/b@sha256:2"}, Digest: "abc",
+		Probe: &ci.Probed{URL: "http://shop", Sent: 1200, Lost: 3, Causes: []string{"3 × status 503"}},
 	}
 	wantErr(t, s.PutRelease(t.Context(), one), store.ErrNotFound)
 	putRepo(t, s, "a/b")
@@ -20,6 +21,7 @@ func testReleases(t *testing.T, s store.Store) {
 	check(t, s.PutRelease(t.Context(), one))
 	two := one
 	two.Number, two.Run, two.Status, two.Restored, two.Message, two.Images = 2, 8, ci.Failure, 1, "no\nimage", nil
+	two.Probe = nil
 	check(t, s.PutRelease(t.Context(), two))
 	elsewhere := one // in another cluster
 	elsewhere.Started = noon.Add(time.Hour)
