@@ -54,8 +54,16 @@ type Request struct {
 	// Patience says how long to wait for what may still turn out well.
 	Patience Patience
 
+	// Picture, if it is set, is shown how far the deployment is, at most twice a second and at its end. It is called by
+	// the goroutine of the deployment, and must not keep it waiting.
+	Picture func(ci.Rollout)
+
 	// manual is set for a rollback by hand: Jobs are not run again.
 	manual bool
+	// painter makes the pictures; it may be nil.
+	painter *painter
+	// drain, if it is not nil, is called by watch before the last lines, and the log of what is followed is shown already.
+	drain func()
 }
 
 // Result is what a deployment did, as far as it came.
@@ -168,6 +176,8 @@ type Step struct {
 	// Policy and ProbeLocal are as in [Request].
 	Policy     ci.Policy
 	ProbeLocal bool
+	// Picture is as in [Request].
+	Picture func(ci.Rollout)
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
@@ -228,6 +238,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Resumed:     s.Resumed,
 		Policy:      s.Policy,
 		ProbeLocal:  s.ProbeLocal,
+		Picture:     s.Picture,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }
