@@ -9,6 +9,7 @@ package probe
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -262,16 +263,18 @@ func (f *Failure) Error() string { return f.Text }
 func Check(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	by := o.client(false)
-	var err error
-	for range 3 {
-		if _, err = o.ask(by); err == nil {
-			return nil
-		}
+	began := time.Now()
+	_, err := o.ask(by)
+	for tries := 1; err != nil && !errors.Is(err, errAddress) && tries < 3 && time.Since(began) < o.Timeout; tries++ {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
+		_, err = o.ask(by)
+	}
+	if err == nil {
+		return nil
 	}
 	return &Failure{Text: describe(err, o.Timeout), Unreachable: unreachable(err)}
 }

@@ -31,6 +31,8 @@ type load struct {
 	policy      ci.Probe
 	options     probe.Options
 	differences Differences
+	// late is true if no requests are sent before the old pods are gone, because these give no good answers.
+	late bool
 }
 
 // probe returns what sends the requests of the policy while differences are rolled out; nil if there is nothing to send,
@@ -62,7 +64,11 @@ func (d *deployment) probe(ctx context.Context, differences Differences) (*load,
 		return nil, fault.New(fault.Failed, "the probe gets no answer from %s before the rollout, although pods are ready: %s; put its URL right, or deploy without it; nothing was applied", p.URL, failure)
 	}
 	l.options.FromFirst = true
-	d.p.linef("probe: no good answer from %s yet (%s); requests count from the first one", p.URL, failure)
+	if l.late = servesAlready(differences); l.late {
+		d.p.linef("probe: the old pods give no good answer at %s (%s), so requests are sent when they are gone", p.URL, failure)
+	} else {
+		d.p.linef("probe: nothing gives a good answer at %s yet (%s), so requests count from the first one", p.URL, failure)
+	}
 	return l, nil
 }
 
@@ -86,6 +92,15 @@ func servesAlready(d Differences) bool {
 func (l *load) during(ctx context.Context, roll func(ctx context.Context) error) error {
 	if l == nil {
 		return roll(ctx)
+	}
+	if l.late {
+		if err := roll(ctx); err != nil {
+			return err
+		}
+		if err := l.drained(ctx); err != nil {
+			return err
+		}
+		roll = func(context.Context) error { return nil }
 	}
 	limited, stop := context.WithCancel(ctx)
 	defer stop()
@@ -158,7 +173,7 @@ func (l *load) drained(ctx context.Context) error {
 		}
 		if !told {
 			told = true
-			l.d.p.linef("probe: goes on while %d of the old pods end (%s)", len(ending), oneLine(strings.Join(ending, ", ")))
+			l.d.p.linef("probe: waiting for %d of the old pods to end (%s)", len(ending), oneLine(strings.Join(ending, ", ")))
 		}
 		select {
 		case <-ctx.Done():

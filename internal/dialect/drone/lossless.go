@@ -44,7 +44,7 @@ func (b *builtin) probeTo(to **ci.Probe) option {
 			"timeout": {"a time from 1s to 1m", seconds(&p.Timeout, ci.MaxProbeTimeout)},
 		})
 		p.Losses = int64(losses)
-		if s.node.Kind == yaml.Mapping && s.node.Get("url") == nil {
+		if s.node.Kind == yaml.Mapping && s.value.Secret == "" && s.node.Get("url") == nil {
 			b.bad(s, "needs a url")
 		}
 	}}
