@@ -106,6 +106,9 @@ func (s *stepRun) deploy(ctx context.Context) error {
 	if len(step.Kubeconfig) == 0 && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
 	}
+	if err := s.fillIn(&step, d); err != nil {
+		return err
+	}
 	step.Release = ci.Release{
 		Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
 	}
@@ -119,6 +122,27 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// fillIn sets what is filled into the manifests of a deployment.
+func (s *stepRun) fillIn(step *rollout.Step, d *plan.Deploy) error {
+	step.Renderer = s.w.runner.opts.Renderer
+	step.Variables = s.resolveMap(d.Variables)
+	step.Charts.Release, step.Charts.Values = d.ReleaseName, d.Values
+	step.Charts.Set, step.Charts.SetText = s.resolveMap(d.Set), s.resolveMap(d.SetString)
+	for _, values := range []map[string]plan.Value{d.Variables, d.Set, d.SetString} {
+		for name, v := range values {
+			if v.Secret == "" {
+				continue
+			}
+			value := s.resolve(v)
+			if value == "" { // an empty password would be worse than failing
+				return fault.New(fault.Invalid, "%s is to be the secret %s, which is empty or not for this run; set it by: slipway secret set %s %[2]s", name, v.Secret, s.w.a.Repo)
+			}
+			step.Confidential = append(step.Confidential, value)
+		}
+	}
+	return nil
 }
 
 // ownCluster returns a client for the cluster of the runner.
