@@ -13,9 +13,15 @@ import (
 	"slipway/internal/yaml"
 )
 
+// deployDiff is the image of a step that says what a deploy step with the same settings would change.
+const deployDiff = "slipway/diff"
+
 func (b *builtin) deploy(planned *plan.Step) bool {
 	deploy := &plan.Deploy{Environment: "production"}
 	planned.Deploy = deploy
+	if imageName(b.step.image) == deployDiff {
+		deploy.Action = plan.ActionDiff
+	}
 	if e := b.in.Event; (e.Kind == ci.Promote || e.Kind == ci.Rollback) && e.DeployTo != "" {
 		deploy.Environment = e.DeployTo
 	}
@@ -25,10 +31,10 @@ func (b *builtin) deploy(planned *plan.Step) bool {
 		"values":       b.pathsTo(&deploy.Values),
 		"set":          b.setTo(deploy),
 		"release_name": b.textTo(&deploy.ReleaseName),
-		"namespace":   b.valueTo(&deploy.Namespace),
-		"environment": b.textTo(&deploy.Environment),
-		"images":      b.pairsTo(&deploy.Images, nil),
-		"kubeconfig":  b.valueTo(&deploy.Kubeconfig),
+		"namespace":    b.valueTo(&deploy.Namespace),
+		"environment":  b.textTo(&deploy.Environment),
+		"images":       b.pairsTo(&deploy.Images, nil),
+		"kubeconfig":   b.valueTo(&deploy.Kubeconfig),
 		"timeout": {read: func(s setting) {
 			if seconds, ok := parseTimeout(b.plain(s)); ok {
 				deploy.Timeout = seconds
