@@ -9,7 +9,7 @@ import (
 // Serves returns the version of the API server, such as v1.34.1, and what it serves: groups with their versions, such as
 // apps/v1, and kinds in them, such as apps/v1/Deployment. Groups whose own server does not answer are missing.
 func (c *Client) Serves(ctx context.Context) (version string, apis []string, err error) {
-	server := discovery.ToDiscoveryInterfaceWithContext(c.Core.Discovery())
+	server := c.Core.Discovery()
 	info, err := server.ServerVersionWithContext(ctx)
 	if err != nil {
 		return "", nil, err
