@@ -2,15 +2,12 @@ package drone
 
 import (
 	"maps"
-	"regexp"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"slipway/internal/ci"
 	"slipway/internal/plan"
-	"slipway/internal/yaml"
+	"slipway/internal/strategy"
 )
 
 // deployDiff is the image of a step that says what a deploy step with the same settings would change.
@@ -25,16 +22,12 @@ func (b *builtin) deploy(planned *plan.Step) bool {
 	if e := b.in.Event; (e.Kind == ci.Promote || e.Kind == ci.Rollback) && e.DeployTo != "" {
 		deploy.Environment = e.DeployTo
 	}
-	b.read(map[string]option{
-		"manifests":    b.pathsTo(&deploy.Manifests),
-		"variables":    b.variablesTo(&deploy.Variables),
-		"values":       b.pathsTo(&deploy.Values),
-		"set":          b.setTo(deploy),
-		"release_name": b.textTo(&deploy.ReleaseName),
-		"namespace":    b.valueTo(&deploy.Namespace),
-		"environment":  b.textTo(&deploy.Environment),
-		"images":       b.pairsTo(&deploy.Images, nil),
-		"kubeconfig":   b.valueTo(&deploy.Kubeconfig),
+	options := map[string]option{
+		"manifests":   b.pathsTo(&deploy.Manifests),
+		"namespace":   b.valueTo(&deploy.Namespace),
+		"environment": b.textTo(&deploy.Environment),
+		"images":      b.pairsTo(&deploy.Images, nil),
+		"kubeconfig":  b.valueTo(&deploy.Kubeconfig),
 		"timeout": {read: func(s setting) {
 			if seconds, ok := parseTimeout(b.plain(s)); ok {
 				deploy.Timeout = seconds
@@ -42,61 +35,26 @@ func (b *builtin) deploy(planned *plan.Step) bool {
 				b.bad(s, "must be a time such as 5m or 90s")
 			}
 		}},
-	})
+		"strategy": {read: func(s setting) { deploy.Policy.Strategy = b.strategy(s) }},
+	}
+	maps.Copy(options, b.fillOptions(deploy))
+	b.read(options)
 	if len(deploy.Manifests) == 0 {
 		b.errorf(b.step.at, "step %q: the setting manifests must name the files or folders to deploy", b.step.name)
 	}
 	return true
 }
 
-// pathsTo reads a list of paths in the checkout.
-func (b *builtin) pathsTo(to *[]string) option {
-	return option{read: func(s setting) {
-		for _, p := range splitList(b.plain(s)) {
-			if p = b.path(s, p); p == "" {
-				p = "."
-			}
-			*to = append(*to, p)
-		}
-	}}
-}
-
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-
-// variablesTo reads the variables of manifests. A name alone has the value that the step's environment has.
-func (b *builtin) variablesTo(to *map[string]plan.Value) option {
-	pairs := b.pairsTo(to, b.fromEnv)
-	return option{read: func(s setting) {
-		pairs.read(s)
-		for _, name := range slices.Sorted(maps.Keys(*to)) {
-			if !variableName.MatchString(name) && !strings.Contains(name, "${") {
-				b.bad(s, "has %q, which cannot be written as ${NAME}; a name has letters, digits and underscores, and does not begin with a digit", name)
-			}
-		}
-	}}
-}
-
-// setTo reads values for Helm charts. What is in quotes is text, like a secret; anything else is what it looks like.
-func (b *builtin) setTo(deploy *plan.Deploy) option {
-	return option{read: func(s setting) {
-		if s.node.Kind != yaml.Mapping || s.value.Secret != "" {
-			b.bad(s, "must be a mapping of paths such as image.tag to values")
-			return
-		}
-		deploy.Set, deploy.SetString = map[string]plan.Value{}, map[string]plan.Value{}
-		for _, e := range s.node.Entries {
-			what := s.name + ": " + e.Key.Text
-			if secret, ok := b.fromSecret(e.Value, what); ok {
-				deploy.SetString[e.Key.Text] = plan.FromSecret(secret)
-				continue
-			}
-			to := deploy.Set
-			if e.Value.Quoted {
-				to = deploy.SetString
-			}
-			to[e.Key.Text] = plan.Text(b.text(e.Value, what))
-		}
-	}}
+// strategy reads how the new version takes the place of the old one.
+func (b *builtin) strategy(s setting) *ci.Strategy {
+	if b.plain(s); s.value.Secret != "" || b.open(s) {
+		return nil
+	}
+	read, problems := strategy.Read(s.node)
+	for _, p := range problems {
+		b.errorf(p.Pos, "step %q: strategy: %s", b.step.name, p.Message)
+	}
+	return &read
 }
 
 // parseTimeout reads a duration, or a number of seconds, of at least one second and at most a day.
