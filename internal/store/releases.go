@@ -27,3 +27,12 @@ type ReleaseFilter struct {
 	// Limit is at most 500; 0 means 50.
 	Limit int
 }
+
+// Rollouts are the pictures of the deployments of steps: the newest of each step.
+type Rollouts interface {
+	// PutRollout stores the picture of a step of the job of that ID, in place of the one before. Of a step that does not
+	// exist it says ErrNotFound. JobNumber and StepNumber are not stored.
+	PutRollout(ctx context.Context, jobID int64, step int, rollout ci.Rollout) error
+	// ListRollouts returns the pictures of a run, by job and step.
+	ListRollouts(ctx context.Context, runID int64) ([]ci.Rollout, error)
+}

@@ -37,6 +37,7 @@ type Store interface {
 	Tokens
 	Registry
 	Releases
+	Rollouts
 	// Close lets go of the database.
 	Close() error
 }

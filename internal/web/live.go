@@ -240,7 +240,7 @@ func (l *openRun) show(ctx context.Context, run ci.Run, repo ci.Repo, who auth.P
 		}
 	}
 	if changed {
-		page, err := l.fragment("run", l.runView(run, repo, who, l.at))
+		page, err := l.fragment("run", l.runView(ctx, run, repo, who, l.at))
 		if err != nil {
 			l.Log.Error("live page", "error", err)
 			return false, err

@@ -29,6 +29,7 @@ type runView struct {
 	Problems  []problem
 	Warnings  []problem
 	Graph     *graphView
+	Rollouts  []rolloutView
 	// At is the step whose log is shown. Its Job is nil if the run has no steps.
 	At  place
 	Log logPart
@@ -139,7 +140,7 @@ func (p *pages) run(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	view := p.runView(run, repo, who, at)
+	view := p.runView(r.Context(), run, repo, who, at)
 	view.Log = p.logPart(r.Context(), run, at, number(r.URL.Query().Get("line")))
 	live := ""
 	if !run.Status.Done() {
@@ -153,11 +154,12 @@ func (p *pages) run(w http.ResponseWriter, r *http.Request) error {
 
 func titleOf(run ci.Run) string { return fmt.Sprintf("%s %d: %s", run.Repo, run.Number, run.Status) }
 
-func (p *pages) runView(run ci.Run, repo ci.Repo, who auth.Principal, at place) runView {
+func (p *pages) runView(ctx context.Context, run ci.Run, repo ci.Repo, who auth.Principal, at place) runView {
 	view := runView{
 		Run: run, Repo: repo, Manages: who.Manages(repo.Name), Stranger: who.Name == "", At: at,
 		Problems: problemsOf(run.Message),
 		Graph:    graphOf(run, func(job, step int) string { return stepLink(run, job, step) }),
+		Rollouts: p.rollouts(ctx, run),
 	}
 	for _, line := range run.Warnings {
 		view.Warnings = append(view.Warnings, problemsOf(line)...)
