@@ -157,6 +157,8 @@ func counts(w ci.Workload) string {
 	var parts []string
 	if w.Kind == "Job" {
 		parts = append(parts, fmt.Sprintf("%d of %d completed", w.Ready, w.Desired))
+	} else if w.Old == 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d ready", w.Ready, w.Desired))
 	} else {
 		parts = append(parts, fmt.Sprintf("%d of %d new ready", w.Ready, w.Desired))
 	}
