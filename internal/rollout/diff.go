@@ -89,14 +89,12 @@ func Diff(ctx context.Context, r Request) (Differences, error) {
 	if err := Prepare(ctx, r); err != nil {
 		return nil, err
 	}
-	if r.Environment == "" {
-		d, err := diff(ctx, r)
-		return d, r.Client.Explain(err)
-	}
 	d := newDeployment(r, newPrinter(io.Discard), nil)
-	var err error
-	if d.state, err = d.place.Load(ctx); err != nil {
-		return nil, r.Client.Explain(err)
+	if r.Environment != "" {
+		var err error
+		if d.state, err = d.place.Load(ctx); err != nil {
+			return nil, r.Client.Explain(err)
+		}
 	}
 	differences, prune, kept, err := d.diff(ctx)
 	return slices.Concat(differences, prune, kept), r.Client.Explain(err)
@@ -286,7 +284,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 	case err == nil && d.live == nil:
 		d.Action = Create
 	case err == nil:
-		if d.Fields = compare(d.live, after); len(d.Fields) > 0 {
+		if d.Fields = compare(r.Mask, d.live, after); len(d.Fields) > 0 {
 			d.Action = Update
 			d.Notes = append(d.Notes, takenOver(d.live, after)...)
 		}
@@ -298,7 +296,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 		d.Notes = append(d.Notes, "not tried, because what it needs is created first")
 	case d.live != nil && immutable(err) && replaceable(d.live, o):
 		d.Action = Replace
-		d.Fields = compare(d.live, pruneToLive(o.Unstructured, d.live))
+		d.Fields = compare(r.Mask, d.live, pruneToLive(o.Unstructured, d.live))
 		d.Notes = append(d.Notes, fmt.Sprintf("cannot change in place (%s), so it is deleted and created again", immutableFields(err)))
 	default:
 		d.Action = Refuse
@@ -464,6 +462,10 @@ func (d Difference) write(p *printer) {
 }
 
 func (f Field) write(p *printer) {
+	reason := ""
+	if f.Reason != "" {
+		reason = " (added, " + f.Reason + ")"
+	}
 	switch {
 	case len(f.Lines) > 0:
 		p.indentf("%s:", f.Path)
@@ -471,12 +473,12 @@ func (f Field) write(p *printer) {
 			p.indentf("  %s", line)
 		}
 	case f.Old == "":
-		p.indentf("%s: + %s", f.Path, f.New)
+		p.indentf("%s: + %s%s", f.Path, f.New, reason)
 	case f.New == "":
 		p.indentf("%s: - %s", f.Path, f.Old)
 	case f.Old == masked:
 		p.indentf("%s: %s -> another %s", f.Path, f.Old, f.New)
 	default:
-		p.indentf("%s: %s -> %s", f.Path, f.Old, f.New)
+		p.indentf("%s: %s -> %s%s", f.Path, f.Old, f.New, reason)
 	}
 }

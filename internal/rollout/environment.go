@@ -35,6 +35,8 @@ type deployment struct {
 	record   release.Record
 	// prune are the objects that are deleted after a good rollout, kept those of the inventory that stay.
 	prune, kept Differences
+	// additions are what the objects of r have besides what their manifests say; nil until secure has looked.
+	additions additions
 	// restoring is true for the way back to an earlier release after a failure.
 	restoring bool
 	// begun is true from when objects of the environment may have been changed.
@@ -205,9 +207,13 @@ func (d *deployment) change(ctx context.Context) error {
 
 // diff returns what happens to the objects of the request, and to those of the inventory that are not among them.
 func (d *deployment) diff(ctx context.Context) (differences, prune, kept Differences, err error) {
+	if err = d.secure(ctx); err != nil {
+		return nil, nil, nil, err
+	}
 	if differences, err = diff(ctx, d.r); err != nil {
 		return nil, nil, nil, err
 	}
+	d.additions.explain(differences)
 	if d.r.manual {
 		differences = differences.withoutJobs()
 	}
@@ -419,6 +425,7 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 	r := &d.record.Release
 	r.Finished, r.Status, r.Message = time.Now().UTC(), status, message
 	d.result.Release = r
+	d.result.Manifests = d.encode()
 	d.state.Latest, d.state.Pending = *r, false
 	err := retry(ctx, d.r.Client, d.p, func() error {
 		if err := d.place.Put(ctx, d.record); err != nil {
@@ -430,6 +437,16 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 		return fault.New(fault.Unavailable, "release %d could not be recorded in %s: %w", r.Number, d.place, d.r.Client.Explain(err))
 	}
 	return nil
+}
+
+// encode returns the objects of the release for who keeps them outside of the cluster; nothing if that cannot be done,
+// which is no reason to fail: the cluster has them.
+func (d *deployment) encode() []byte {
+	data, err := release.Encode(d.record.Objects)
+	if err != nil {
+		d.p.linef("the manifests are kept in the cluster only: %s", err)
+	}
+	return data
 }
 
 // back puts back the release that served before, because cause ended this one. It returns cause with what became of that.
@@ -480,7 +497,7 @@ func (d *deployment) restore(ctx context.Context, number int64) error {
 	}
 	target := *d
 	target.r.Objects = objectsOf(record)
-	target.r.manual, target.restoring = true, true
+	target.r.manual, target.restoring, target.additions = true, true, nil
 	target.result = &Result{}
 	target.deadline = time.Now().Add(d.timeout)
 	var differences Differences
@@ -546,6 +563,7 @@ func Rollback(ctx context.Context, r Request, number int64, out io.Writer) (Resu
 		}
 		d.r.Objects = objectsOf(record)
 		d.r.Release.Of, d.r.Release.Commit = number, record.Commit
+		d.r.Release.Author, d.r.Release.Title = record.Author, record.Title
 		d.p.linef("going back to release %d of %s", number, d.place)
 		return d.change(ctx)
 	})

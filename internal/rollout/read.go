@@ -151,6 +151,7 @@ var instant = map[schema.GroupKind]bool{
 	{Kind: "ConfigMap"}: true, {Kind: "Secret"}: true, {Kind: "ServiceAccount"}: true, {Kind: "LimitRange"}: true,
 	{Kind: "ResourceQuota"}: true, {Kind: "Namespace"}: true,
 	{Group: "batch", Kind: "CronJob"}:                                 true,
+	{Group: "policy", Kind: "PodDisruptionBudget"}:                    true,
 	{Group: "networking.k8s.io", Kind: "NetworkPolicy"}:               true,
 	{Group: "rbac.authorization.k8s.io", Kind: "Role"}:                true,
 	{Group: "rbac.authorization.k8s.io", Kind: "RoleBinding"}:         true,

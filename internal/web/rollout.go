@@ -52,19 +52,16 @@ const deployKind = "deploy"
 const maxPods = 24
 
 // rollouts returns the pictures of a run's deployments.
-func (p *pages) rollouts(ctx context.Context, run ci.Run) []rolloutView {
+func (p *pages) rollouts(ctx context.Context, run ci.Run) ([]rolloutView, error) {
 	deploys := slices.ContainsFunc(run.Jobs, func(j ci.Job) bool {
 		return slices.ContainsFunc(j.Steps, func(s ci.Step) bool { return s.Kind == deployKind })
 	})
 	if !deploys {
-		return nil
+		return nil, nil
 	}
 	found, err := p.Store.ListRollouts(ctx, run.ID)
 	if err != nil {
-		if ctx.Err() == nil {
-			p.Log.Error("find how far the rollouts of a run are", "repo", run.Repo, "run", run.Number, "error", err)
-		}
-		return nil
+		return nil, err
 	}
 	var views []rolloutView
 	for _, r := range found {
@@ -84,7 +81,7 @@ func (p *pages) rollouts(ctx context.Context, run ci.Run) []rolloutView {
 		}
 		views = append(views, v)
 	}
-	return views
+	return views, nil
 }
 
 func viewWorkload(w ci.Workload, live bool, id string) workloadView {

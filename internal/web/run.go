@@ -16,6 +16,7 @@ import (
 	"slipway/internal/auth"
 	"slipway/internal/ci"
 	"slipway/internal/fault"
+	"slipway/internal/store"
 )
 
 // runView is the page of a run.
@@ -29,7 +30,11 @@ type runView struct {
 	Problems  []problem
 	Warnings  []problem
 	Graph     *graphView
-	Rollouts  []rolloutView
+	// Rollouts are how far its deployments are.
+	Rollouts []rolloutView
+	// Releases are what the run deployed, and Previews what it found out that deployments would change.
+	Releases []ci.Release
+	Previews []ci.Preview
 	// At is the step whose log is shown. Its Job is nil if the run has no steps.
 	At  place
 	Log logPart
@@ -140,7 +145,10 @@ func (p *pages) run(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	view := p.runView(r.Context(), run, repo, who, at)
+	view := p.runView(run, repo, who, at)
+	if err := p.addRecords(r.Context(), &view); err != nil {
+		return err
+	}
 	view.Log = p.logPart(r.Context(), run, at, number(r.URL.Query().Get("line")))
 	live := ""
 	if !run.Status.Done() {
@@ -154,12 +162,11 @@ func (p *pages) run(w http.ResponseWriter, r *http.Request) error {
 
 func titleOf(run ci.Run) string { return fmt.Sprintf("%s %d: %s", run.Repo, run.Number, run.Status) }
 
-func (p *pages) runView(ctx context.Context, run ci.Run, repo ci.Repo, who auth.Principal, at place) runView {
+func (p *pages) runView(run ci.Run, repo ci.Repo, who auth.Principal, at place) runView {
 	view := runView{
 		Run: run, Repo: repo, Manages: who.Manages(repo.Name), Stranger: who.Name == "", At: at,
 		Problems: problemsOf(run.Message),
 		Graph:    graphOf(run, func(job, step int) string { return stepLink(run, job, step) }),
-		Rollouts: p.rollouts(ctx, run),
 	}
 	for _, line := range run.Warnings {
 		view.Warnings = append(view.Warnings, problemsOf(line)...)
@@ -169,6 +176,21 @@ func (p *pages) runView(ctx context.Context, run ci.Run, repo ci.Repo, who auth.
 	}
 	return view
 }
+
+// addRecords adds what the run deployed, and what it found out.
+func (p *pages) addRecords(ctx context.Context, v *runView) (err error) {
+	if v.Releases, err = p.Store.ListReleases(ctx, store.ReleaseFilter{Repo: v.Run.Repo, Run: v.Run.Number}); err != nil {
+		return err
+	}
+	if v.Previews, err = p.Store.ListPreviews(ctx, v.Run.Repo, v.Run.Number); err != nil {
+		return err
+	}
+	v.Rollouts, err = p.rollouts(ctx, v.Run)
+	return err
+}
+
+// Changes returns the address of the page of what deployments would change.
+func (v runView) Changes() string { return runLink(v.Run) + "/changes" }
 
 // choose returns the step that matters most to somebody who follows the run and now looks at current: that one while it
 // runs, then the next that does; at the end, the first that made the run fail.
@@ -296,7 +318,7 @@ func (p *pages) restart(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || who.Name == "" {
 		return err
 	}
-	again, err := p.Flow.Restart(r.Context(), run.Repo, run.Number)
+	again, err := p.Flow.Restart(r.Context(), run.Repo, run.Number, who.Name)
 	if err != nil {
 		return err
 	}
