@@ -157,6 +157,8 @@ type Step struct {
 	Policy ci.Policy
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
+	// Review makes the namespace as well, and lets [RunTeardown] remove it.
+	Review bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 }
@@ -205,9 +207,21 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 	for _, pin := range rendered.Pins {
 		p.linef("%s", pin)
 	}
+	request := s.bare(client)
+	request.Objects = rendered.Objects
+	if s.Review {
+		if request.Objects, err = withNamespace(ctx, request, p); err != nil {
+			client.Close()
+			return Request{}, nil, err
+		}
+	}
+	return request, rendered.Pins, nil
+}
+
+// bare returns the request of s without objects.
+func (s Step) bare(client *kube.Client) Request {
 	return Request{
 		Client:      client,
-		Objects:     rendered.Objects,
 		Namespace:   s.Namespace,
 		Environment: s.Environment,
 		Release:     s.Release,
@@ -215,7 +229,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Resumed:     s.Resumed,
 		Policy:      s.Policy,
 		Timeout:     s.Timeout,
-	}, rendered.Pins, nil
+	}
 }
 
 // client returns the client that s says.

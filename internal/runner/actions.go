@@ -89,19 +89,14 @@ func (s *stepRun) cacheScope() string {
 	return s.w.a.Repo
 }
 
-// deploy renders manifests and rolls them out.
+// deploy does to its environment what a deploy step says: it renders manifests and rolls them out, goes back, or removes all.
 func (s *stepRun) deploy(ctx context.Context) error {
-	d := s.step.Deploy
-	checkout, err := s.openCheckout()
-	if err != nil {
-		return err
-	}
-	defer checkout.Close()
+	d, permit := s.step.Deploy, s.permitted
 	step := rollout.Step{
-		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
+		Manifests: d.Manifests, Namespace: cmp.Or(permit.Namespace, s.resolve(d.Namespace)), Environment: permit.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
-		Kubeconfig: []byte(s.resolve(d.Kubeconfig)), Client: s.ownCluster,
-		Policy: d.Policy,
+		Kubeconfig: []byte(cmp.Or(permit.Kubeconfig, s.resolve(d.Kubeconfig))), Client: s.ownCluster,
+		Policy: permit.Policy, Review: permit.Review,
 	}
 	if len(step.Kubeconfig) == 0 && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
@@ -111,7 +106,18 @@ func (s *stepRun) deploy(ctx context.Context) error {
 	}
 	// When the runner itself stops, its successor goes on with the step.
 	step.Resumed = func() bool { return s.w.life.Err() != nil }
-	result, err := rollout.Run(ctx, step, s.log)
+	var result rollout.Result
+	var err error
+	switch d.Action {
+	case plan.ActionDeploy:
+		result, err = s.bring(ctx, step)
+	case plan.ActionRollback:
+		result, err = rollout.RunRollback(ctx, step, d.Release, s.log)
+	case plan.ActionTeardown:
+		return rollout.RunTeardown(ctx, step, s.log)
+	default:
+		return fault.New(fault.Invalid, "this runner does not know the action %q of a deploy step; update it", d.Action)
+	}
 	if r := result.Release; r != nil {
 		r.Message = s.w.masker.Mask(r.Message)
 		if failed := s.w.journal.add(protocol.Event{Release: &protocol.Release{Step: s.index + 1, Release: *r}}); failed != nil {
@@ -119,6 +125,17 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// bring deploys the manifests of the checkout.
+func (s *stepRun) bring(ctx context.Context, step rollout.Step) (rollout.Result, error) {
+	checkout, err := s.openCheckout()
+	if err != nil {
+		return rollout.Result{}, err
+	}
+	defer checkout.Close()
+	step.Workspace = checkout
+	return rollout.Run(ctx, step, s.log)
 }
 
 // ownCluster returns a client for the cluster of the runner.

@@ -30,6 +30,8 @@ type stepRun struct {
 	resumed bool // an earlier process has begun it
 	fresh   bool // its log is empty
 	pushed  []ci.Image
+	// permitted is where a deploy step may deploy.
+	permitted protocol.Permit
 }
 
 // newStep resolves a step. It runs on the goroutine that owns the graph, because facts are read from there.
@@ -83,6 +85,12 @@ func (s *stepRun) carryOut() (protocol.StepEnd, error) {
 		s.log.say(s.missingSecrets()...)
 	}
 	ctx := s.w.job
+	if s.step.Kind == plan.KindDeploy { // before its time begins
+		var err error
+		if s.permitted, err = s.permit(); err != nil {
+			return s.ended(ctx, err)
+		}
+	}
 	if s.step.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(s.step.Timeout)*time.Second,
