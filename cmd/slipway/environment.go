@@ -135,7 +135,8 @@ func newEnvCommand(c *connection) *cobra.Command {
 A command that begins with OWNER/NAME asks the server of that repo's environments. One that begins with the name of an environment,
 or with nothing, reads what runs where from a cluster, and needs no server.`,
 	}
-	cmd.AddCommand(newEnvListCommand(c), newEnvShowCommand(c), newEnvHistoryCommand(), newEnvUnlockCommand())
+	cmd.AddCommand(newEnvListCommand(c), newEnvShowCommand(c), newEnvHistoryCommand(), newEnvDiffCommand(), newEnvDriftCommand(), newEnvUnlockCommand(),
+		newEnvImportCommand())
 	cmd.AddCommand(newEnvServerCommands(c)...)
 	return cmd
 }
@@ -178,6 +179,10 @@ func standing(s release.State) string {
 	switch {
 	case s.Locked != "":
 		return "locked: " + s.Locked
+	case s.Pending && s.Progress != nil:
+		return fmt.Sprintf("release %d is being rolled out (%s)", s.Latest.Number, progress(*s.Progress))
+	case s.Progress != nil:
+		return fmt.Sprintf("release %d was left in the middle (%s); the next deployment or rollback takes it back", s.Progress.Release, progress(*s.Progress))
 	case s.Pending:
 		return fmt.Sprintf("release %d is being rolled out", s.Latest.Number)
 	case s.Current == 0:

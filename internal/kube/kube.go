@@ -35,8 +35,8 @@ const MaxKubeconfig = 1 << 20
 
 // Client speaks to one API server. It is safe for concurrent use.
 type Client struct {
-	// Objects reads and writes objects of any kind.
-	Objects client.Client
+	// Objects reads, writes and watches objects of any kind.
+	Objects client.WithWatch
 	// Core reads pods, logs and events.
 	Core kubernetes.Interface
 	// Mapper tells resources and scopes of kinds. It asks the server when it first meets a group.
@@ -173,7 +173,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	if c.Mapper, err = apiutil.NewDynamicRESTMapper(config, httpClient); err != nil {
 		return nil, fmt.Errorf("make a REST mapper: %w", err)
 	}
-	if c.Objects, err = client.New(config, client.Options{HTTPClient: httpClient, Mapper: c.Mapper, Scheme: scheme.Scheme}); err != nil {
+	if c.Objects, err = client.NewWithWatch(config, client.Options{HTTPClient: httpClient, Mapper: c.Mapper, Scheme: scheme.Scheme}); err != nil {
 		return nil, fmt.Errorf("make a Kubernetes client: %w", err)
 	}
 	if c.Core, err = kubernetes.NewForConfigAndClient(config, httpClient); err != nil {

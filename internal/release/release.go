@@ -173,6 +173,8 @@ type State struct {
 	Pending bool       `json:"pending,omitempty"`
 	// Locked says why nothing may be deployed until somebody has looked; empty if all is well.
 	Locked string `json:"locked,omitempty"`
+	// Progress is how far the latest release is, if it comes by steps and has not ended, or was left behind.
+	Progress *Progress `json:"progress,omitempty"`
 
 	secret *corev1.Secret // nil if there is none
 }
@@ -271,6 +273,8 @@ type Record struct {
 	Format int `json:"format"`
 	ci.Release
 	Objects []*unstructured.Unstructured `json:"objects"`
+	// Heal is true if what comes to differ from it shall be put back, as the policy said when it was deployed.
+	Heal bool `json:"heal,omitempty"`
 }
 
 // Fits returns an error if the objects are too many to be kept as a release, and else their digest.
@@ -376,9 +380,9 @@ func (p Place) Trim(ctx context.Context, keep int64) error {
 	return nil
 }
 
-// Forget removes all records of p but its lock: the releases first, so that what a crash leaves is found again. Then nothing can go
+// Remove removes all records of p but its lock: the releases first, so that what a crash leaves is found again. Then nothing can go
 // back any more.
-func (p Place) Forget(ctx context.Context) error {
+func (p Place) Remove(ctx context.Context) error {
 	secrets := p.Client.Core.CoreV1().Secrets(p.Namespace)
 	for _, kind := range []string{"release", "environment"} {
 		list, err := secrets.List(ctx, metav1.ListOptions{LabelSelector: kindLabel + "=" + kind + "," + environmentLabel + "=" + p.slug()})

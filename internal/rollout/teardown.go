@@ -189,7 +189,7 @@ func (d *deployment) teardown(ctx context.Context) error {
 		return first
 	}
 	d.state.Objects = stays
-	if err := retry(ctx, d.r.Client, p, func() error { return d.place.Forget(ctx) }); err != nil {
+	if err := retry(ctx, d.r.Client, p, func() error { return d.place.Remove(ctx) }); err != nil {
 		return fmt.Errorf("forget %s: %w", d.place, err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,53 +90,64 @@ func (s *stepRun) cacheScope() string {
 	return s.w.a.Repo
 }
 
-// deploy does to its environment what a deploy step says: it renders manifests and rolls them out, goes back, or removes all.
+// deploy does to its environment what a deploy step says: it renders manifests and rolls them out, says what that would change,
+// goes back to an earlier release, or removes all.
 func (s *stepRun) deploy(ctx context.Context) error {
-	d, permit := s.step.Deploy, s.permitted
-	step := rollout.Step{
-		Manifests: d.Manifests, Namespace: cmp.Or(permit.Namespace, s.resolve(d.Namespace)), Environment: permit.Environment,
-		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
-		Kubeconfig: []byte(cmp.Or(permit.Kubeconfig, s.resolve(d.Kubeconfig))), Client: s.ownCluster,
-		Policy: permit.Policy, Review: permit.Review,
+	if s.step.Deploy.Action == plan.ActionDiff {
+		return s.preview(ctx)
 	}
-	if len(step.Kubeconfig) == 0 && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
-		return fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
+	step, err := s.deployment()
+	if err != nil {
+		return err
 	}
-	step.Release = ci.Release{
-		Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
-	}
-	// When the runner itself stops, its successor goes on with the step.
-	step.Resumed = func() bool { return s.w.life.Err() != nil }
+	defer step.Workspace.Close()
 	var result rollout.Result
-	var err error
-	switch d.Action {
+	switch action := s.step.Deploy.Action; action {
 	case plan.ActionDeploy:
-		result, err = s.bring(ctx, step)
+		result, err = rollout.Run(ctx, step, s.log)
 	case plan.ActionRollback:
-		result, err = rollout.RunRollback(ctx, step, d.Release, s.log)
+		result, err = rollout.RunRollback(ctx, step, s.step.Deploy.Release, s.log)
 	case plan.ActionTeardown:
 		return rollout.RunTeardown(ctx, step, s.log)
 	default:
-		return fault.New(fault.Invalid, "this runner does not know the action %q of a deploy step; update it", d.Action)
+		return fault.New(fault.Invalid, "this runner does not know the action %q of a deploy step; update it", action)
 	}
 	if r := result.Release; r != nil {
 		r.Message = s.w.masker.Mask(r.Message)
-		if failed := s.w.journal.add(protocol.Event{Release: &protocol.Release{Step: s.index + 1, Release: *r}}); failed != nil {
+		report := &protocol.Release{Step: s.index + 1, Release: *r, Manifests: result.Manifests}
+		if failed := s.w.journal.add(protocol.Event{Release: report}); failed != nil {
 			return errors.Join(err, failed)
 		}
 	}
 	return err
 }
 
-// bring deploys the manifests of the checkout.
-func (s *stepRun) bring(ctx context.Context, step rollout.Step) (rollout.Result, error) {
+// deployment is the step with everything resolved. The caller closes its workspace.
+func (s *stepRun) deployment() (rollout.Step, error) {
+	d, permit := s.step.Deploy, s.permitted
+	kubeconfig := cmp.Or(permit.Kubeconfig, s.resolve(d.Kubeconfig))
+	if name := d.Kubeconfig.Secret; kubeconfig == "" && slices.Contains(s.w.a.Denied, name) {
+		return rollout.Step{}, fault.New(fault.Invalid, "the secret %s of the setting kubeconfig is not given to pull requests; allow it by: slipway secret set %s %[1]s --pull-requests", name, s.w.a.Repo)
+	}
+	if kubeconfig == "" && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
+		return rollout.Step{}, fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
+	}
 	checkout, err := s.openCheckout()
 	if err != nil {
-		return rollout.Result{}, err
+		return rollout.Step{}, err
 	}
-	defer checkout.Close()
-	step.Workspace = checkout
-	return rollout.Run(ctx, step, s.log)
+	return rollout.Step{
+		Workspace: checkout, Manifests: d.Manifests, Namespace: cmp.Or(permit.Namespace, s.resolve(d.Namespace)), Environment: permit.Environment,
+		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
+		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
+		Policy: permit.Policy, Review: permit.Review,
+		Release: ci.Release{
+			Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
+			Author: s.w.a.Author, Title: s.w.a.Title,
+		},
+		// When the runner itself stops, its successor goes on with the step.
+		Resumed: func() bool { return s.w.life.Err() != nil },
+	}, nil
 }
 
 // ownCluster returns a client for the cluster of the runner.
