@@ -84,6 +84,9 @@ func (s *stepRun) carryOut() (protocol.StepEnd, error) {
 	if s.fresh { // else it was killed after it had warned
 		s.log.say(s.missingSecrets()...)
 	}
+	if s.resumed && s.step.Kind != plan.KindExec {
+		s.log.say("the runner was restarted; this step begins again")
+	}
 	ctx := s.w.job
 	if s.step.Kind == plan.KindDeploy { // before its time begins
 		var err error
@@ -99,9 +102,6 @@ func (s *stepRun) carryOut() (protocol.StepEnd, error) {
 	}
 	if s.step.Kind == plan.KindExec {
 		return s.exec(ctx)
-	}
-	if s.resumed {
-		s.log.say("the runner was restarted; this step begins again")
 	}
 	var err error
 	switch s.step.Kind {
