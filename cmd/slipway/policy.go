@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"slipway/internal/api"
 	"slipway/internal/fault"
 	"slipway/internal/retention"
 )
@@ -16,7 +18,8 @@ func newPolicyCommand(c *connection) *cobra.Command {
 		Use:   "policy",
 		Short: "Say which tags and images are kept, and try it out",
 		Long: `Say which tags and images a repository of images keeps. A policy holds for the repository and for all below it that
-have none of their own; --all means the policy for all that have none. docs/registry.md has the format.`,
+have none of their own; --all means the policy for all that have none. A repo may also have its policy in the file
+.slipway/registry.yml of its default branch; one that is set here holds in its place. docs/registry.md has the format.`,
 	}
 	var all bool
 	cmd.PersistentFlags().BoolVar(&all, "all", false, "the policy for all repositories that have none; admins only")
@@ -32,7 +35,7 @@ have none of their own; --all means the policy for all that have none. docs/regi
 	}
 
 	cmd.AddCommand(&cobra.Command{
-		Use: "get REPOSITORY", Short: "Print the policy that holds", Args: cobra.MaximumNArgs(1),
+		Use: "get REPOSITORY", Short: "Print the policy that holds, and where it is from", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := repository(args)
 			if err != nil {
@@ -49,7 +52,7 @@ have none of their own; --all means the policy for all that have none. docs/regi
 			if c.json {
 				return printJSON(cmd.OutOrStdout(), policy)
 			}
-			_, err = io.WriteString(cmd.OutOrStdout(), policy.Text)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n%s", policySource(policy), policy.Text)
 			return err
 		},
 	})
@@ -105,6 +108,19 @@ have none of their own; --all means the policy for all that have none. docs/regi
 	dryRun.Flags().StringVar(&try, "file", "", "file with a policy to try; - is standard input (default: the policy that holds)")
 	cmd.AddCommand(set, dryRun)
 	return cmd
+}
+
+// policySource says in a comment whose policy it is, and where it is from.
+func policySource(p api.ImagePolicy) string {
+	whose := "for all repositories that have none"
+	if p.Repository != "" {
+		whose = "for " + p.Repository + " and what is below it"
+	}
+	from := "set"
+	if p.Commit != "" {
+		from = fmt.Sprintf("from %s at %.10s,", retention.PolicyFile, p.Commit)
+	}
+	return fmt.Sprintf("# %s, %s by %s on %s", whose, from, p.By, p.Updated.Format(time.DateTime))
 }
 
 func readPolicy(in io.Reader, file string) (string, error) {

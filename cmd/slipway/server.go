@@ -157,13 +157,15 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fmt.Errorf("open the git endpoint: %w", err)
 	}
 	defer git.Close()
+	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, func(ctx context.Context, repo string) ([]string, error) {
+		return runs.OpenBranches(ctx, repo)
+	}}, Now: time.Now}
 	runs = flow.New(flow.Options{
 		Store: db, Logs: logs, Keys: keys, Auth: authority, Log: log,
 		Forges: map[string]forge.Forge{gitd.Kind: git, gitea.Kind: gitea.New()},
 		System: plan.System{Proto: root.Scheme, Host: root.Host, Registry: root.Host, Version: version.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
-		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout,
+		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout, Retention: cleaner,
 	})
-	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, git}, Now: time.Now}
 	mirror, err := opts.mirror.open(opts.runner.insecure)
 	if err != nil {
 		return err
@@ -230,6 +232,16 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 // announce makes runs of what was pushed, and tells the pusher of them.
 func announce(ctx context.Context, runs *flow.Flow, repo string, events []ci.Event, out io.Writer) {
 	for _, event := range events {
+		if event.Kind == ci.Delete {
+			gone, err := runs.Deleted(ctx, repo, event)
+			for _, run := range gone {
+				fmt.Fprintf(out, "Slipway: run %d tears down %s: %s\n", run.Number, run.Event.DeployTo, runs.Link(repo, run.Number))
+			}
+			if err != nil {
+				fmt.Fprintf(out, "Slipway: the review environments of %s stay: %s\n", event.Target, fault.Of(err).Message)
+			}
+			continue
+		}
 		run, skip, err := runs.Accept(ctx, repo, event)
 		switch {
 		case err != nil:

@@ -11,9 +11,6 @@ import (
 	"time"
 
 	"slipway/internal/ci"
-	"slipway/internal/flow"
-	"slipway/internal/forge"
-	"slipway/internal/forge/gitd"
 	"slipway/internal/registry"
 	"slipway/internal/retention"
 	"slipway/internal/store"
@@ -58,14 +55,15 @@ const rollbackRuns = 10
 // rollbackReleases is how many releases of an environment, of each status, keep theirs.
 const rollbackReleases = 20
 
-// facts tell retention policies what the runs and the git endpoint know.
+// facts tell retention policies what the runs and the forges know.
 type facts struct {
 	store interface {
 		store.Repos
 		store.Runs
 		store.Releases
 	}
-	git *gitd.Server
+	// branches returns the open branches of a repo, or nil if they are not known.
+	branches func(ctx context.Context, repo string) ([]string, error)
 }
 
 // repoOf returns the repo that a repository of images belongs to.
@@ -149,20 +147,9 @@ func tagOf(image ci.Image, repository string) string {
 	return tag
 }
 
-// Branches implements [retention.Facts]. Only the own git endpoint knows them.
+// Branches implements [retention.Facts].
 func (f facts) Branches(ctx context.Context, repository string) ([]string, error) {
-	repo, err := f.store.FindRepo(ctx, repoOf(repository))
-	if errors.Is(err, store.ErrNotFound) || err == nil && repo.Forge != flow.OwnForge {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	branches, err := f.git.Branches(ctx, repo.Name)
-	if errors.Is(err, forge.ErrNotFound) {
-		return nil, nil
-	}
-	return branches, err
+	return f.branches(ctx, repoOf(repository))
 }
 
 // runName is how a run is called in the histories of tags, see package auth.

@@ -52,6 +52,7 @@ func Register(mux *http.ServeMux, opts Options) huma.API {
 	s.registerRepos(api)
 	s.registerRuns(api)
 	s.registerSecrets(api)
+	s.registerEnvironments(api)
 	s.registerTokens(api)
 	s.registerImages(api)
 	s.registerReleases(api)

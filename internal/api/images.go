@@ -39,6 +39,7 @@ type ImagePolicy struct {
 	Text       string    `json:"text" doc:"YAML; see docs/registry.md"`
 	Updated    time.Time `json:"updated,omitzero"`
 	By         string    `json:"by,omitempty"`
+	Commit     string    `json:"commit,omitempty" doc:"of the repo's default branch, whose file .slipway/registry.yml it is; absent for one that was set"`
 }
 
 // NewImagePolicy is the body that sets or tries a policy.
@@ -182,7 +183,7 @@ func (s *server) imagePolicy(ctx context.Context, in *struct {
 	if err == nil && found.Text == "" {
 		err = fault.New(fault.NotFound, "no policy holds for %q: everything is kept", in.Repository)
 	}
-	return ImagePolicy(found), err
+	return ImagePolicy{found.Repository, found.Text, found.Updated, found.By, found.Commit}, err
 }
 
 func (s *server) tryImagePolicy(ctx context.Context, in *struct {

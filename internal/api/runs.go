@@ -113,7 +113,7 @@ func (s *server) restartRun(ctx context.Context, in *RunPath) (ci.Run, error) {
 	if err := s.manages(ctx, in.repo()); err != nil {
 		return ci.Run{}, err
 	}
-	return s.Flow.Restart(ctx, in.repo(), in.Number)
+	return s.Flow.Restart(ctx, in.repo(), in.Number, principal(ctx).Name)
 }
 
 // LogPath names the log of a step in an address.

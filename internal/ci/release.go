@@ -35,4 +35,6 @@ type Release struct {
 	Images []string `json:"images,omitempty"`
 	// Digest is the SHA-256 of its rendered manifests, in hex.
 	Digest string `json:"digest,omitempty"`
+	// Probe is what became of the requests that were sent throughout the rollout; nil if none were.
+	Probe *Probed `json:"probe,omitempty"`
 }

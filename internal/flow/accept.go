@@ -28,14 +28,19 @@ func (f *Flow) Accept(ctx context.Context, repoName string, event ci.Event) (run
 	return run, "", err
 }
 
-// Restart runs the event of an earlier run again, as a new run.
-func (f *Flow) Restart(ctx context.Context, repo string, number int64) (ci.Run, error) {
+// Restart runs the event of an earlier run again, as a new run that who caused.
+func (f *Flow) Restart(ctx context.Context, repo string, number int64, who string) (ci.Run, error) {
 	earlier, err := f.FindRun(ctx, repo, number)
 	if err != nil {
 		return ci.Run{}, err
 	}
 	event := earlier.Event
-	event.Delivery = ""
+	event.Delivery, event.By = "", who
+	if event.Order != nil {
+		again := *event.Order
+		again.Own = false
+		event.Order = &again
+	}
 	return f.create(ctx, ci.Run{Repo: repo, Event: event, Parent: number})
 }
 
@@ -58,6 +63,7 @@ func (f *Flow) prepare(ctx context.Context, run ci.Run) (ci.Run, error) {
 	if err != nil && fault.Of(err).Code == fault.Internal && !errors.As(err, new(plan.Problems)) {
 		f.Log.Error("make the plan of a run", "repo", run.Repo, "run", run.Number, "error", err)
 	}
+	warnings = append(warnings, f.takeRetention(ctx, run)...)
 	run, updateErr := f.Store.UpdateRun(ctx, run.ID, func(d *store.Draft) error {
 		if len(d.Jobs) > 0 || d.Status.Done() {
 			return nil
@@ -94,8 +100,12 @@ func sentence(err error) string {
 	return fault.Of(err).Message
 }
 
-// compile finds the pipeline file of a run and compiles it.
+// compile finds the pipeline file of a run and compiles it. A run that was ordered has none.
 func (f *Flow) compile(ctx context.Context, run ci.Run) (plan.Plan, []string, error) {
+	if run.Event.Order != nil {
+		ordered, err := f.planOf(ctx, run.Repo, *run.Event.Order)
+		return ordered, nil, err
+	}
 	repo, err := f.findRepo(ctx, run.Repo)
 	if err != nil {
 		return plan.Plan{}, nil, err

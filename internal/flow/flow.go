@@ -18,6 +18,7 @@ import (
 	"slipway/internal/fault"
 	"slipway/internal/forge"
 	"slipway/internal/plan"
+	"slipway/internal/retention"
 	"slipway/internal/runlog"
 	"slipway/internal/secret"
 	"slipway/internal/store"
@@ -40,7 +41,11 @@ type Options struct {
 	Registry string
 	// Timeout bounds jobs whose repo and plan set no limit; 0 means an hour.
 	Timeout time.Duration
-	Log     *slog.Logger
+	// Retention takes the registry's policies from repos' default branches; nil means that they are not read.
+	Retention interface {
+		PutFile(ctx context.Context, file retention.File) (warnings []string, err error)
+	}
+	Log *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -192,7 +197,7 @@ func (f *Flow) archiveLeft(ctx context.Context, open map[int64]bool) error {
 	return nil
 }
 
-// Run expires leases until ctx is done.
+// Run expires leases, and tears down review environments whose time is over, until ctx is done.
 func (f *Flow) Run(ctx context.Context) {
 	tick := time.NewTicker(leaseTime / 10)
 	defer tick.Stop()
@@ -203,6 +208,9 @@ func (f *Flow) Run(ctx context.Context) {
 		case <-tick.C:
 			if err := f.expire(ctx); err != nil && ctx.Err() == nil {
 				f.Log.Error("give up jobs whose runner is silent", "error", err)
+			}
+			if err := f.tidyReviews(ctx); err != nil && ctx.Err() == nil {
+				f.Log.Error("tidy up review environments", "error", err)
 			}
 		}
 	}
@@ -264,3 +272,6 @@ func (f *Flow) changed(run ci.Run) {
 		}
 	}
 }
+
+// stir wakes all who wait for a change, without one of a run.
+func (f *Flow) stir() { f.changed(ci.Run{}) }

@@ -293,7 +293,7 @@ func (f *Flow) Finish(ctx context.Context, lease string, outcome protocol.Outcom
 
 // endJob ends a running job, whoever says so.
 func (f *Flow) endJob(ctx context.Context, runID, jobID int64, outcome protocol.Outcome) error {
-	_, err := f.update(ctx, runID, func(d *store.Draft) error {
+	run, err := f.update(ctx, runID, func(d *store.Draft) error {
 		job := d.Job(jobID)
 		if job == nil || job.Status != ci.Running {
 			return protocol.ErrLeaseLost
@@ -301,7 +301,13 @@ func (f *Flow) endJob(ctx context.Context, runID, jobID int64, outcome protocol.
 		endJob(job, outcome)
 		return nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if err := f.forgetReview(ctx, run); err != nil { // it is tried again
+		f.Log.Error("forget a review environment", "repo", run.Repo, "run", run.Number, "error", err)
+	}
+	return nil
 }
 
 func endJob(job *ci.Job, outcome protocol.Outcome) {
@@ -383,10 +389,10 @@ func (f *Flow) assignment(ctx context.Context, run ci.Run, jobID int64, lease st
 	i := slices.IndexFunc(planned.Jobs, func(j plan.Job) bool { return j.Name == job.Name })
 	a := &protocol.Assignment{
 		Lease: lease, JobID: jobID, Repo: run.Repo, Run: run.Number, Link: f.Link(run.Repo, run.Number),
-		Commit: run.Event.After, By: run.Event.Sender, Author: author(run.Event.Commit), Title: title(run.Event.Commit),
+		Commit: run.Event.After, By: run.Event.Actor(), Author: author(run.Event.Commit), Title: title(run.Event.Commit),
 		// A fork's pull request is not the repo's own work, whatever the repo is trusted with.
 		Trusted: repo.Trusted && !run.Event.FromFork(), Fork: run.Event.FromFork(),
-		Job: planned.Jobs[i], Registry: f.Registry, Images: run.Images,
+		Job: planned.Jobs[i], Registry: f.Registry,
 		Started: job.Started, CommitTime: run.Event.Commit.Author.Time,
 	}
 	for _, other := range run.Jobs {
@@ -401,7 +407,16 @@ func (f *Flow) assignment(ctx context.Context, run ci.Run, jobID int64, lease st
 	if t := time.Duration(a.Job.Timeout) * time.Second; t > 0 {
 		limit = min(limit, t)
 	}
-	a.Deadline = a.Started.Add(limit)
+	waited, err := f.waited(ctx, run, job.Number)
+	if err != nil {
+		return nil, err
+	}
+	a.Deadline = a.Started.Add(limit + waited)
+	earlier, err := f.promotedImages(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	a.Images = append(earlier, run.Images...)
 
 	token := f.Auth.JobToken(jobID)
 	a.Auths = []engine.Auth{{Host: f.Registry, Username: "job", Password: token}}

@@ -46,11 +46,14 @@ func (f *Flow) appendRecord(ctx context.Context, run *ci.Run, job *ci.Job, e pro
 func (f *Flow) putRelease(ctx context.Context, run *ci.Run, job *ci.Job, e protocol.Release) error {
 	r := e.Release
 	r.Repo, r.Run, r.Step = run.Repo, run.Number, job.Steps[e.Step-1].Name
-	r.By, r.Link = run.Event.Sender, f.Link(run.Repo, run.Number)
+	r.By, r.Link = run.Event.Actor(), f.Link(run.Repo, run.Number)
 	if r.Of == 0 {
 		r.Commit, r.Author, r.Title = run.Event.After, author(run.Event.Commit), title(run.Event.Commit)
 	}
-	return f.storeRelease(ctx, r, e.Manifests)
+	if err := f.storeRelease(ctx, r, e.Manifests); err != nil {
+		return err
+	}
+	return f.noteReleased(ctx, *run, r)
 }
 
 func (f *Flow) storeRelease(ctx context.Context, r ci.Release, manifests []byte) (err error) {

@@ -201,6 +201,31 @@ func (f *Flow) deleteLogs(ctx context.Context, repo string) error {
 	}
 }
 
+// OpenBranches returns the names of a repo's branches that are neither deleted nor merged; nil if there is no such repo, or
+// its forge cannot say.
+func (f *Flow) OpenBranches(ctx context.Context, repo string) ([]string, error) {
+	found, err := f.Store.FindRepo(ctx, repo)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	at, known, err := f.forgeOf(found)
+	if err != nil {
+		return nil, err
+	}
+	brancher, ok := at.(forge.Brancher)
+	if !ok {
+		return nil, nil
+	}
+	branches, err := brancher.OpenBranches(ctx, known)
+	if errors.Is(err, forge.ErrNotFound) {
+		return nil, nil
+	}
+	return branches, err
+}
+
 // repository is what the own git endpoint can do beyond being a forge.
 type repository interface {
 	// CheckName says what is wrong with a name.
@@ -269,6 +294,13 @@ func (f *Flow) Hook(ctx context.Context, repo string, d Delivery) (run ci.Run, r
 		return ci.Run{}, "", fault.New(fault.Invalid, "%w", err)
 	case reason != "":
 		return ci.Run{}, reason, nil
+	}
+	if event.Kind == ci.Delete {
+		runs, err := f.Deleted(ctx, repo, event)
+		if err != nil || len(runs) == 0 {
+			return ci.Run{}, event.Ref + " was deleted", err
+		}
+		return runs[0], "", nil
 	}
 	run, skip, err := f.Accept(ctx, repo, event)
 	if skip != "" {

@@ -33,6 +33,13 @@ type Forge interface {
 	Report(ctx context.Context, repo Repo, status Status) error
 }
 
+// Brancher is a Forge that can say which branches work goes on in.
+type Brancher interface {
+	// OpenBranches returns the names of the default branch and of those that were not merged into it: they have commits
+	// that it has not. One that points at its newest commit counts as open, because it may have been made just now.
+	OpenBranches(ctx context.Context, repo Repo) ([]string, error)
+}
+
 // Errors that callers tell apart.
 var (
 	ErrNotFound = errors.New("not found")

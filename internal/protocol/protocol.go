@@ -25,6 +25,7 @@ var ErrLeaseLost = errors.New("the job's lease is lost")
 
 // Server is what a runner needs of a server.
 type Server interface {
+	Gatekeeper
 	// Claim waits up to the server's poll time for a job that fits, and returns nil when there is none.
 	Claim(ctx context.Context, claim Claim) (*Assignment, error)
 	// Resume returns the assignment of a job that the runner holds already, with its secrets: a runner that was restarted
@@ -36,6 +37,32 @@ type Server interface {
 	Append(ctx context.Context, lease string, events []Event) error
 	// Finish ends the job and its lease. Every event must have been appended before.
 	Finish(ctx context.Context, lease string, outcome Outcome) error
+}
+
+// Gatekeeper lets deploy steps through to their environments.
+type Gatekeeper interface {
+	// Permit asks whether a deploy step of the job, by its number, may change its environment now. It is answered at once if it
+	// may, if it may not, or if the reason why it must wait is another than known, which the runner heard last; else within the
+	// server's poll time. What the step deploys to, and for whom, the server knows itself.
+	Permit(ctx context.Context, lease string, step int, known string) (Permit, error)
+}
+
+// Permit is the answer to a deploy step.
+type Permit struct {
+	// State is how the step stands: it may go on, must wait, or must not deploy.
+	State ci.GateState `json:"state"`
+	// Reason says why it waits or must not, in one sentence.
+	Reason string `json:"reason,omitempty"`
+	// Environment is the name under which it is deployed; with Namespace, Policy and URL as the environment's rules and the step
+	// together say. An empty Namespace leaves it to the step.
+	Environment string    `json:"environment,omitempty"`
+	Namespace   string    `json:"namespace,omitempty"`
+	Policy      ci.Policy `json:"policy,omitzero"`
+	URL         string    `json:"url,omitempty"`
+	// Kubeconfig is that of the environment; empty leaves it to the step.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	// Review is true for a review environment: its namespace is made with it and removed with it.
+	Review bool `json:"review,omitempty"`
 }
 
 // Claim describes a runner that wants a job.

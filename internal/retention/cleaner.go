@@ -16,7 +16,7 @@ import (
 type Facts interface {
 	// InUse returns the images that must not go.
 	InUse(ctx context.Context, repository string) ([]Use, error)
-	// Branches returns the names of the branches, or nil if they are not known.
+	// Branches returns the names of the branches that are neither deleted nor merged, or nil if they are not known.
 	Branches(ctx context.Context, repository string) ([]string, error)
 	// Over reports whether by, who pushed a tag, was a run, and has ended.
 	Over(ctx context.Context, by string) (bool, error)
@@ -61,6 +61,9 @@ func (c *Cleaner) load(ctx context.Context) (map[string]known, error) {
 	}
 	policies := map[string]known{}
 	for _, p := range list {
+		if _, ok := policies[p.Repository]; ok {
+			continue // somebody set one, which comes first and holds
+		}
 		parsed, err := Parse(p.Text)
 		policies[p.Repository] = known{p, parsed, err}
 	}
@@ -69,7 +72,8 @@ func (c *Cleaner) load(ctx context.Context) (map[string]known, error) {
 }
 
 // Find returns the policy that holds for a repository and its text: its own, or that of the nearest repository above it
-// (octo/app for octo/app/cache), or the one for all. Without any it returns zero values.
+// (octo/app for octo/app/cache), or the one for all. Of the same repository, the one that somebody set holds, and not the
+// one of the file. Without any it returns zero values.
 func (c *Cleaner) Find(ctx context.Context, repository string) (store.Policy, Policy, error) {
 	policies, err := c.load(ctx)
 	if err != nil {
@@ -95,10 +99,61 @@ func (c *Cleaner) Put(ctx context.Context, repository, text, by string) error {
 	if err := c.Store.PutPolicy(ctx, store.Policy{Repository: repository, Text: text, Updated: c.Now(), By: by}); err != nil {
 		return fmt.Errorf("store the retention policy: %w", err)
 	}
+	c.forget()
+	return nil
+}
+
+// PolicyFile is where a repo has its policy.
+const PolicyFile = ".slipway/registry.yml"
+
+// File is what a commit has as [PolicyFile].
+type File struct {
+	Repo   string
+	Commit string
+	// Text is empty if the commit has no such file.
+	Text string
+	// Run is the ID of the run of the commit's push, By its name. What an older run brings than the last is ignored.
+	Run int64
+	By  string
+}
+
+// PutFile takes the policy of a repo from the newest commit of its default branch, and returns what its people should
+// know. A file that is no policy changes nothing.
+func (c *Cleaner) PutFile(ctx context.Context, f File) (warnings []string, err error) {
+	if strings.TrimSpace(f.Text) == "" {
+		f.Text = ""
+	}
+	var problems Problems
+	if _, err := Parse(f.Text); errors.As(err, &problems) {
+		for _, p := range problems {
+			warnings = append(warnings, PolicyFile+":"+p.String())
+		}
+		return append(warnings, PolicyFile+": the registry's policy stays as it was before"), nil
+	}
+	err = c.Store.PutPolicy(ctx, store.Policy{Repository: f.Repo, Text: f.Text, Updated: c.Now(), By: f.By, Commit: f.Commit, Run: f.Run})
+	if errors.Is(err, store.ErrExists) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store the retention policy of %s: %w", f.Repo, err)
+	}
+	c.forget()
+	if f.Text == "" {
+		return nil, nil
+	}
+	found, _, err := c.Find(ctx, f.Repo)
+	if err == nil && found.Repository == f.Repo && found.Commit == "" {
+		warnings = []string{fmt.Sprintf("%s: not in force, because %s has set a policy of %s; "+
+			"slipway registry policy set %s </dev/null removes that", PolicyFile, found.By, f.Repo, f.Repo)}
+	}
+	return warnings, nil
+}
+
+// forget makes the next question read the policies anew.
+func (c *Cleaner) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.policies = nil
-	return nil
 }
 
 // Fixed returns what says whether a tag of the repository is immutable.
@@ -119,7 +174,7 @@ func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy)
 		}
 		policy = &found
 	}
-	state, err := c.state(ctx, repository)
+	state, err := c.state(ctx, repository, *policy)
 	if err != nil {
 		return Decision{}, err
 	}
@@ -130,9 +185,9 @@ func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy)
 // stay.
 func mirrored(repository string) bool { return strings.HasPrefix(repository, "mirror/") }
 
-// state finds out what there is. Tags come before manifests: of what is pushed meanwhile, only the manifest is seen, and
+// state finds out what the policy's decision needs. Tags come before manifests: of what is pushed meanwhile, only the manifest is seen, and
 // that is too young to go.
-func (c *Cleaner) state(ctx context.Context, repository string) (State, error) {
+func (c *Cleaner) state(ctx context.Context, repository string, policy Policy) (State, error) {
 	s := State{Now: c.Now()}
 	for page := (store.Page{Repository: repository, Limit: 1000}); ; {
 		tags, err := c.Store.ListTags(ctx, page)
@@ -161,8 +216,10 @@ func (c *Cleaner) state(ctx context.Context, repository string) (State, error) {
 	if s.InUse, err = c.Facts.InUse(ctx, repository); err != nil {
 		return s, fmt.Errorf("find out which images of %s are in use: %w", repository, err)
 	}
-	if s.Branches, err = c.Facts.Branches(ctx, repository); err != nil {
-		return s, fmt.Errorf("list the branches of %s: %w", repository, err)
+	if policy.needsBranches() {
+		if s.Branches, err = c.Facts.Branches(ctx, repository); err != nil {
+			return s, fmt.Errorf("list the branches of %s: %w", repository, err)
+		}
 	}
 	over := map[string]bool{}
 	for _, tag := range s.Tags {
@@ -213,7 +270,7 @@ func (c *Cleaner) Clean(ctx context.Context) (Cleaned, error) {
 }
 
 func (c *Cleaner) clean(ctx context.Context, repository string, policy Policy, done *Cleaned) error {
-	state, err := c.state(ctx, repository)
+	state, err := c.state(ctx, repository, policy)
 	if err != nil {
 		return err
 	}

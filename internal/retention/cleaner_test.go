@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -180,7 +181,7 @@ func TestBranch(t *testing.T) {
 	s.push(2, day, "octo", "branch-fix-a-b")
 	s.push(3, day, "octo", "branch-gone", "latest")
 	s.want(`rules: [{tags: "branch-*", branch: true}]`,
-		[]string{"branch-gone 0: the branch that branch-* names is gone"},
+		[]string{"branch-gone 0: the branch that branch-* names is deleted or merged"},
 		[]string{"branch-fix-a-b", "branch-main", "latest", "01", "02", "03"})
 
 	unknown := newSite(t, facts{})
@@ -350,4 +351,48 @@ func TestMirror(t *testing.T) {
 	if _, err := s.db.FindManifest(t.Context(), "mirror/docker.io/library/alpine", "1"); err != nil {
 		t.Error(err)
 	}
+}
+
+// The file of a repo's default branch is its policy unless somebody set one, and the newest run's file counts.
+func TestPolicyFile(t *testing.T) {
+	s := newSite(t, facts{})
+	ctx := t.Context()
+	put := func(run int64, text string) []string {
+		t.Helper()
+		warnings, err := s.PutFile(ctx, retention.File{Repo: "octo/app", Commit: "abc", Text: text, Run: run, By: "octo/app run 1"})
+		s.check(err)
+		return warnings
+	}
+	holds := func(text, commit string) {
+		t.Helper()
+		found, _, err := s.Find(ctx, "octo/app/cache")
+		if err != nil || found.Text != text || found.Commit != commit {
+			t.Errorf("%+v holds, %v; want %q of %q", found, err, text, commit)
+		}
+	}
+	s.check(s.Put(ctx, "", "untagged: 9d", "octo"))
+	if got := put(1, "untagged: 1d"); got != nil {
+		t.Errorf("warnings %q", got)
+	}
+	holds("untagged: 1d", "abc")
+	put(3, "untagged: 3d")
+	put(2, "untagged: 2d") // late
+	holds("untagged: 3d", "abc")
+	want := []string{
+		`.slipway/registry.yml:2:11: untagged: "never" is not an age, such as 36h, 7d or 2w`,
+		".slipway/registry.yml: the registry's policy stays as it was before",
+	}
+	if diff := cmp.Diff(want, put(4, "\nuntagged: never")); diff != "" {
+		t.Error(diff)
+	}
+	holds("untagged: 3d", "abc")
+	s.check(s.Put(ctx, "octo/app", "untagged: 5d", "ada"))
+	if got := put(5, "untagged: 4d"); len(got) != 1 || !strings.Contains(got[0], "not in force, because ada has set a policy of octo/app") {
+		t.Errorf("warnings %q", got)
+	}
+	holds("untagged: 5d", "")
+	s.check(s.Put(ctx, "octo/app", "", "ada"))
+	holds("untagged: 4d", "abc")
+	put(6, " \n")
+	holds("untagged: 9d", "")
 }

@@ -19,7 +19,8 @@ type State struct {
 	Manifests []store.Manifest
 	// InUse are the images that somebody runs or may go back to.
 	InUse []Use
-	// Branches are the names of the branches; nil means that they are not known, and no tag goes for its branch.
+	// Branches are the names of the branches that go on: not deleted and not merged. Nil means that they are not known, and
+	// no tag goes for its branch.
 	Branches []string
 	// Over reports whether by, from a tag's By, was a run that has ended.
 	Over func(by string) bool
@@ -141,7 +142,7 @@ func (p Policy) judge(s State, tag store.Tag, seen []int) string {
 		case r.OlderThan > 0 && s.Now.Sub(tag.Updated) >= time.Duration(r.OlderThan):
 			return fmt.Sprintf("%s go after %s, and this is of %s", r.Tags, r.OlderThan, tag.Updated.Format(time.DateOnly))
 		case r.Branch && s.Branches != nil && !r.hasBranch(tag.Name, s.Branches):
-			return fmt.Sprintf("the branch that %s names is gone", r.Tags)
+			return fmt.Sprintf("the branch that %s names is deleted or merged", r.Tags)
 		case r.Run && s.Over != nil && s.Over(tag.By):
 			return fmt.Sprintf("%s is over, and %s go with their run", tag.By, r.Tags)
 		}

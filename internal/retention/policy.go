@@ -6,42 +6,43 @@
 package retention
 
 import (
-	"bytes"
-	"errors"
+	"cmp"
 	"fmt"
-	"io"
+	"maps"
+	"math"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
+	"slipway/internal/yaml"
 )
 
 // Policy says what a repository keeps.
 type Policy struct {
 	// Immutable are patterns of tags that nobody can move or delete by pushing; rules may delete them.
-	Immutable []string `yaml:"immutable,omitempty"`
+	Immutable []string
 	// Rules say which tags go. The first whose pattern fits a tag decides; a tag that none fits stays.
-	Rules []Rule `yaml:"rules,omitempty"`
+	Rules []Rule
 	// Untagged is after how long an image without a tag goes; 0 means never.
-	Untagged Age `yaml:"untagged,omitempty"`
+	Untagged Age
 }
 
 // Rule says which of the tags that it is for go. At least one of its conditions is set; a tag goes if it is not among the
 // newest Keep and, of the others, one that is set holds.
 type Rule struct {
 	// Tags is a pattern as of [path.Match]: * is anything, ? is one character.
-	Tags string `yaml:"tags"`
+	Tags string
 	// Keep is how many of the newest tags stay, whatever else is said. Alone it says that all others go.
-	Keep int `yaml:"keep,omitempty"`
+	Keep int
 	// OlderThan is the age from which a tag goes.
-	OlderThan Age `yaml:"older_than,omitempty"`
-	// Branch makes a tag go when its branch has: Tags has one *, which stands for the branch's name, with every character
-	// that tags cannot have replaced by "-".
-	Branch bool `yaml:"branch,omitempty"`
+	OlderThan Age
+	// Branch makes a tag go when its branch has, or was merged: Tags has one *, which stands for the branch's name, with
+	// every character that tags cannot have replaced by "-".
+	Branch bool
 	// Run makes a tag go with the run that pushed it, when that is over.
-	Run bool `yaml:"run,omitempty"`
+	Run bool
 }
 
 // maxPolicy bounds a policy's text, in bytes, and maxRules its rules.
@@ -50,39 +51,159 @@ const (
 	maxRules  = 100
 )
 
-// Parse reads a policy. Its error is a sentence for people.
+// Problem is what is wrong at one place of a policy's text.
+type Problem struct {
+	// Line and Column count from 1, columns in characters.
+	Line, Column int
+	// Message is one sentence, without a full stop.
+	Message string
+}
+
+// String returns "line:column: message".
+func (p Problem) String() string { return fmt.Sprintf("%d:%d: %s", p.Line, p.Column, p.Message) }
+
+// Problems are what is wrong with a policy, in the order of its text.
+type Problems []Problem
+
+// Error says all of it in one line.
+func (p Problems) Error() string {
+	parts := make([]string, len(p))
+	for i, problem := range p {
+		parts[i] = problem.String()
+	}
+	return "the policy cannot be used: " + strings.Join(parts, "; ")
+}
+
+// Parse reads a policy. Its error is [Problems].
 func Parse(text string) (Policy, error) {
-	var p Policy
 	if len(text) > maxPolicy {
-		return p, fmt.Errorf("the policy has %d bytes, and may have %d", len(text), maxPolicy)
+		return Policy{}, Problems{{1, 1, fmt.Sprintf("the policy has %d bytes, and may have %d", len(text), maxPolicy)}}
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader([]byte(text)))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&p); err != nil && !errors.Is(err, io.EOF) {
-		return Policy{}, fmt.Errorf("the policy cannot be read: %w", err)
+	root, duplicates, err := yaml.Parse(text, nil)
+	if err != nil {
+		pos, message := yaml.ErrorAt(err)
+		return Policy{}, Problems{{pos.Line, pos.Column, message}}
 	}
-	if len(p.Rules) > maxRules || len(p.Immutable) > maxRules {
-		return Policy{}, fmt.Errorf("the policy has more than %d rules", maxRules)
+	var r reader
+	for _, d := range duplicates {
+		r.wrong(d.Key, "%s stands here a second time; the first is in line %d", d.Key.Text, d.First.Line)
 	}
-	for i, pattern := range p.Immutable {
-		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
-			return Policy{}, fmt.Errorf("immutable[%d]: %q is not a pattern of tags, such as v*", i, pattern)
-		}
-	}
-	for i, r := range p.Rules {
-		_, err := path.Match(r.Tags, "")
-		switch {
-		case err != nil, r.Tags == "":
-			return Policy{}, fmt.Errorf("rules[%d]: %q is not a pattern of tags, such as v*", i, r.Tags)
-		case r.Keep < 0:
-			return Policy{}, fmt.Errorf("rules[%d]: keep is a number of tags, not %d", i, r.Keep)
-		case r.Keep == 0 && r.OlderThan == 0 && !r.Branch && !r.Run:
-			return Policy{}, fmt.Errorf("rules[%d]: say when the tags %s go: keep, older_than, branch or run", i, r.Tags)
-		case r.Branch && (strings.Count(r.Tags, "*") != 1 || strings.ContainsAny(r.Tags, `?[\`)):
-			return Policy{}, fmt.Errorf("rules[%d]: with branch, the pattern has one * for the branch's name, such as branch-*; %q has not", i, r.Tags)
-		}
+	var p Policy
+	r.mapping(root, "the policy", map[string]func(*yaml.Node){
+		"immutable": func(n *yaml.Node) {
+			for i, item := range r.list(n, "immutable") {
+				p.Immutable = append(p.Immutable, r.pattern(item, fmt.Sprintf("immutable[%d]", i)))
+			}
+		},
+		"rules": func(n *yaml.Node) {
+			for i, item := range r.list(n, "rules") {
+				p.Rules = append(p.Rules, r.rule(item, fmt.Sprintf("rules[%d]", i)))
+			}
+		},
+		"untagged": func(n *yaml.Node) { p.Untagged = r.age(n, "untagged") },
+	})
+	if len(r.problems) > 0 {
+		slices.SortStableFunc(r.problems, func(a, b Problem) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column)) })
+		return Policy{}, r.problems
 	}
 	return p, nil
+}
+
+// reader turns nodes into a policy, and notes what is wrong with them.
+type reader struct{ problems Problems }
+
+func (r *reader) wrong(n *yaml.Node, format string, args ...any) {
+	if len(r.problems) < 20 { // who wrote the rest of it wrong as well reads no more
+		r.problems = append(r.problems, Problem{n.Pos.Line, n.Pos.Column, fmt.Sprintf(format, args...)})
+	}
+}
+
+// mapping calls the function of each key with its value. Nothing is a mapping without keys.
+func (r *reader) mapping(n *yaml.Node, what string, keys map[string]func(*yaml.Node)) {
+	if n == nil || n.IsNull() {
+		return
+	}
+	if n.Kind != yaml.Mapping {
+		r.wrong(n, "%s is a mapping, and this is a %s", what, n.Kind)
+		return
+	}
+	for _, e := range n.Entries {
+		read, ok := keys[e.Key.Text]
+		if !ok {
+			known := slices.Sorted(maps.Keys(keys))
+			hint := ""
+			if near := yaml.Nearest(e.Key.Text, known); near != "" {
+				hint = "; did you mean " + near
+			}
+			r.wrong(e.Key, "%s has no %.40q, only %s%s", what, e.Key.Text, strings.Join(known, ", "), hint)
+			continue
+		}
+		read(e.Value)
+	}
+}
+
+func (r *reader) list(n *yaml.Node, what string) []*yaml.Node {
+	switch {
+	case n.IsNull():
+		return nil
+	case n.Kind != yaml.Sequence:
+		r.wrong(n, "%s is a list, and this is a %s", what, n.Kind)
+	case len(n.Items) > maxRules:
+		r.wrong(n, "%s has %d entries, which is more than %d", what, len(n.Items), maxRules)
+	default:
+		return n.Items
+	}
+	return nil
+}
+
+func (r *reader) rule(n *yaml.Node, what string) (rule Rule) {
+	before := len(r.problems)
+	r.mapping(n, what, map[string]func(*yaml.Node){
+		"tags": func(n *yaml.Node) { rule.Tags = r.pattern(n, what) },
+		"keep": func(n *yaml.Node) {
+			keep, ok := n.Value().(int64)
+			if !ok || keep < 0 || keep > math.MaxInt32 {
+				r.wrong(n, "%s: keep is a number of tags, not %.40q", what, n.Text)
+			}
+			rule.Keep = int(keep)
+		},
+		"older_than": func(n *yaml.Node) { rule.OlderThan = r.age(n, what+": older_than") },
+		"branch":     func(n *yaml.Node) { rule.Branch = r.flag(n, what+": branch") },
+		"run":        func(n *yaml.Node) { rule.Run = r.flag(n, what+": run") },
+	})
+	switch {
+	case len(r.problems) > before:
+	case rule.Tags == "":
+		r.wrong(n, "%s: say for which tags it is, such as tags: v*", what)
+	case rule.Keep == 0 && rule.OlderThan == 0 && !rule.Branch && !rule.Run:
+		r.wrong(n, "%s: say when the tags %s go: keep, older_than, branch or run", what, rule.Tags)
+	case rule.Branch && (strings.Count(rule.Tags, "*") != 1 || strings.ContainsAny(rule.Tags, `?[\`)):
+		r.wrong(n, "%s: with branch, the pattern has one * for the branch's name, such as branch-*; %q has not", what, rule.Tags)
+	}
+	return rule
+}
+
+func (r *reader) pattern(n *yaml.Node, what string) string {
+	if _, err := path.Match(n.Text, ""); err != nil || n.Text == "" || n.Kind != yaml.Scalar {
+		r.wrong(n, "%s: %.200q is not a pattern of tags, such as v*", what, n.Text)
+	}
+	return n.Text
+}
+
+func (r *reader) age(n *yaml.Node, what string) Age {
+	d, err := parseAge(n.Text)
+	if err != nil {
+		r.wrong(n, "%s: %v", what, err)
+	}
+	return Age(d)
+}
+
+func (r *reader) flag(n *yaml.Node, what string) bool {
+	v, ok := n.Value().(bool)
+	if !ok {
+		r.wrong(n, "%s is true or false, not %.40q", what, n.Text)
+	}
+	return v
 }
 
 // Fixed reports whether the tag is immutable.
@@ -95,6 +216,11 @@ func (p Policy) Fixed(tag string) bool {
 	return false
 }
 
+// needsBranches reports whether a decision asks for the branches.
+func (p Policy) needsBranches() bool {
+	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Branch })
+}
+
 func matches(pattern, tag string) bool {
 	ok, err := path.Match(pattern, tag)
 	return ok && err == nil // Parse has tried it
@@ -102,16 +228,6 @@ func matches(pattern, tag string) bool {
 
 // Age is a time span, written as 90m, 36h, 7d or 2w.
 type Age time.Duration
-
-// UnmarshalYAML implements yaml.Unmarshaler.
-func (a *Age) UnmarshalYAML(node *yaml.Node) error {
-	d, err := parseAge(node.Value)
-	if err != nil {
-		return fmt.Errorf("line %d: %w", node.Line, err)
-	}
-	*a = Age(d)
-	return nil
-}
 
 func parseAge(s string) (time.Duration, error) {
 	wrong := fmt.Errorf("%.40q is not an age, such as 36h, 7d or 2w", s)

@@ -38,7 +38,15 @@ untagged: 36h
 func TestParseRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"rules: [{tags: 'v*'}]":                          "say when",
-		"rules: [{keep: 3}]":                             "not a pattern",
+		"rules: [{keep: 3}]":                             "1:9: rules[0]: say for which tags",
+		"rules: [{tags: [v], keep: 3}]":                  "not a pattern",
+		"rules: [{tags: v*, keep: many}]":                "keep is a number",
+		"rules: [{tags: v*, run: maybe}]":                "1:25: rules[0]: run is true or false",
+		"rules:\n- {tags: v*, kep: 3}\n":                 `2:14: rules[0] has no "kep", only branch, keep, older_than, run, tags; did you mean keep`,
+		"rules: v*":                                      "1:8: rules is a list",
+		"- v*":                                           "1:1: the policy is a mapping",
+		"untagged: 1d\nuntagged: 2d\n":                   "2:1: untagged stands here a second time",
+		"rules: [":                                       "1:",
 		"rules: [{tags: '[', keep: 3}]":                  "not a pattern",
 		"rules: [{tags: 'v*', keep: -1}]":                "keep is a number",
 		"rules: [{tags: 'a-*-*', branch: true}]":         "one *",
@@ -48,7 +56,7 @@ func TestParseRefuses(t *testing.T) {
 		"rules: [{tags: 'v*', older_than: 99999999w}]":   "not an age",
 		"untagged: soon":                                 "not an age",
 		"immutable: ['']":                                "not a pattern",
-		"keep: 3":                                        "cannot be read",
+		"keep: 3":                                        `1:1: the policy has no "keep"`,
 		"immutable: [" + strings.Repeat("a,", 101) + "]": "more than",
 		strings.Repeat("#", maxPolicy+1):                 "bytes",
 	} {

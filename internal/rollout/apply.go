@@ -38,6 +38,9 @@ type Change struct {
 // Prepare gives the objects of r their namespaces and annotations, and checks what the cluster knows of them without
 // changing it: that their kinds exist, and their namespaces. It may be repeated.
 func Prepare(ctx context.Context, r Request) error {
+	if err := checkHooks(r.Objects); err != nil {
+		return err
+	}
 	namespace := cmp.Or(r.Namespace, r.Client.Namespace, "default")
 	builtin := manifest.BuiltinScope(r.Objects)
 	var failure error

@@ -30,9 +30,11 @@ type Action string
 const (
 	Create    Action = "create"
 	Update    Action = "change"
-	Replace   Action = "replace" // delete, and create again: a field changes that cannot
-	Prune     Action = "delete"  // it left the manifests
-	Keep      Action = "keep"    // it left the manifests, but its data or its annotation keeps it
+	Replace   Action = "replace"    // delete, and create again: a field changes that cannot
+	Prune     Action = "delete"     // it left the manifests
+	Keep      Action = "keep"       // it left the manifests, but its data or its annotation keeps it
+	RunBefore Action = "run before" // a hook, before the rest; see HookAnnotation
+	RunAfter  Action = "run after"  // a hook, after the rest
 	Unchanged Action = "leave"
 	Refuse    Action = "refuse" // the cluster, or Slipway, does not allow it; see Difference.Err
 )
@@ -55,9 +57,11 @@ type Difference struct {
 // Differences is what a deployment would do, in the order of the objects.
 type Differences []Difference
 
-// Empty reports whether nothing would change.
+// Empty reports whether nothing would change. Hooks run with every release, and so change nothing by themselves.
 func (d Differences) Empty() bool {
-	return !slices.ContainsFunc(d, func(one Difference) bool { return one.Action != Unchanged && one.Action != Keep })
+	return !slices.ContainsFunc(d, func(one Difference) bool {
+		return one.Action != Unchanged && one.Action != Keep && one.Action != RunBefore && one.Action != RunAfter
+	})
 }
 
 // withoutJobs returns the differences but those of Jobs: they do something once, and going back does not do it again.
@@ -85,14 +89,12 @@ func Diff(ctx context.Context, r Request) (Differences, error) {
 	if err := Prepare(ctx, r); err != nil {
 		return nil, err
 	}
-	if r.Environment == "" {
-		d, err := diff(ctx, r)
-		return d, r.Client.Explain(err)
-	}
 	d := newDeployment(r, newPrinter(io.Discard), nil)
-	var err error
-	if d.state, err = d.place.Load(ctx); err != nil {
-		return nil, r.Client.Explain(err)
+	if r.Environment != "" {
+		var err error
+		if d.state, err = d.place.Load(ctx); err != nil {
+			return nil, r.Client.Explain(err)
+		}
 	}
 	differences, prune, kept, err := d.diff(ctx)
 	return slices.Concat(differences, prune, kept), r.Client.Explain(err)
@@ -116,6 +118,10 @@ func diff(ctx context.Context, r Request) (Differences, error) {
 			if live, err = find(ctx, r.Client, o.Unstructured); err != nil {
 				return err
 			}
+		}
+		if hookOf(o) != "" {
+			all[i], err = diffHook(ctx, r, o, live)
+			return err
 		}
 		all[i], err = diffObject(ctx, r, o, live, scaled[objectKey(o)])
 		return err
@@ -419,7 +425,7 @@ func (d Differences) Write(w io.Writer) {
 	d.write(newPrinter(w))
 }
 
-var signs = map[Action]string{Create: "+", Update: "~", Replace: "!", Refuse: "x", Prune: "-", Keep: "="}
+var signs = map[Action]string{Create: "+", Update: "~", Replace: "!", Refuse: "x", Prune: "-", Keep: "=", RunBefore: ">", RunAfter: ">"}
 
 func (d Differences) write(p *printer) {
 	counts := map[Action]int{}
@@ -427,7 +433,7 @@ func (d Differences) write(p *printer) {
 		counts[one.Action]++
 	}
 	var parts []string
-	for _, action := range []Action{Create, Update, Replace, Prune, Keep, Refuse, Unchanged} {
+	for _, action := range []Action{RunBefore, Create, Update, Replace, Prune, Keep, RunAfter, Refuse, Unchanged} {
 		if counts[action] > 0 {
 			parts = append(parts, fmt.Sprintf("%d to %s", counts[action], action))
 		}
@@ -456,6 +462,10 @@ func (d Difference) write(p *printer) {
 }
 
 func (f Field) write(p *printer) {
+	reason := ""
+	if f.Reason != "" {
+		reason = " (added, " + f.Reason + ")"
+	}
 	switch {
 	case len(f.Lines) > 0:
 		p.indentf("%s:", f.Path)
@@ -463,12 +473,12 @@ func (f Field) write(p *printer) {
 			p.indentf("  %s", line)
 		}
 	case f.Old == "":
-		p.indentf("%s: + %s", f.Path, f.New)
+		p.indentf("%s: + %s%s", f.Path, f.New, reason)
 	case f.New == "":
 		p.indentf("%s: - %s", f.Path, f.Old)
 	case f.Old == masked:
 		p.indentf("%s: %s -> another %s", f.Path, f.Old, f.New)
 	default:
-		p.indentf("%s: %s -> %s", f.Path, f.Old, f.New)
+		p.indentf("%s: %s -> %s%s", f.Path, f.Old, f.New, reason)
 	}
 }

@@ -22,6 +22,8 @@ type Field struct {
 	// Lines are the lines that differ, each beginning with - or +, if the value is a text of several lines. Old and New
 	// are empty then.
 	Lines []string
+	// Reason says why Slipway added the field; it is empty for what the manifest says.
+	Reason string
 }
 
 // masked stands for a value of a Secret.
@@ -178,7 +180,7 @@ func (c *comparison) field(path string, before, after any) {
 	if (before == nil || aText) && (after == nil || bText) && (strings.Contains(a, "\n") || strings.Contains(b, "\n")) {
 		f.Lines = lines(c.mask.text(a), c.mask.text(b))
 	} else {
-		f.Old, f.New = c.show(before), c.show(after)
+		f.Old, f.New = c.mask.show(before), c.mask.show(after)
 	}
 	c.fields = append(c.fields, f)
 }
@@ -218,7 +220,7 @@ func join(path, key string) string {
 }
 
 // show returns a value as one line.
-func (c *comparison) show(value any) string {
+func (m masking) show(value any) string {
 	switch value := value.(type) {
 	case nil:
 		return ""
@@ -226,13 +228,13 @@ func (c *comparison) show(value any) string {
 		if value == "" {
 			return `""`
 		}
-		return shorten(oneLine(c.mask.text(value)))
+		return shorten(oneLine(m.text(value)))
 	}
 	data, err := json.Marshal(value)
 	if err != nil {
 		return "(a value that JSON does not have)"
 	}
-	return shorten(oneLine(c.mask.text(string(data))))
+	return shorten(oneLine(m.text(string(data))))
 }
 
 func shorten(s string) string {

@@ -27,7 +27,7 @@ type Manifests interface {
 	// PutManifest stores a manifest and its references, and points tags at it, all in one transaction. If a reference that
 	// must exist does not, nothing is stored and the error is a *MissingError; if one of manifest.Immutable is in the way,
 	// it is ErrExists. Storing a manifest again changes nothing but
-	// the tags. A tag that moves gets a line of history, by manifest.By at manifest.Created.
+	// the tags, which are then of manifest.Created and manifest.By even where they do not move. A tag that moves gets a line of history, by manifest.By at manifest.Created.
 	PutManifest(ctx context.Context, manifest Manifest, tags ...string) error
 	// FindManifest returns the manifest that reference, a digest or a tag, names in the repository, or ErrNotFound.
 	FindManifest(ctx context.Context, repository, reference string) (Manifest, error)
@@ -231,9 +231,10 @@ type Change struct {
 
 // Policies are the texts of retention policies.
 type Policies interface {
-	// PutPolicy stores the policy of policy.Repository; an empty Text removes it.
+	// PutPolicy stores the policy of policy.Repository; an empty Text removes it. One from a file, which has a Commit, is
+	// kept beside one that somebody set, and changes nothing after one of a later Run: then it says ErrExists.
 	PutPolicy(ctx context.Context, policy Policy) error
-	// ListPolicies returns all policies by repository.
+	// ListPolicies returns all policies by repository, those that somebody set before those from files.
 	ListPolicies(ctx context.Context) ([]Policy, error)
 }
 
@@ -243,6 +244,10 @@ type Policy struct {
 	Text       string
 	Updated    time.Time
 	By         string
+	// Commit is where the file is from that has the policy; empty for one that somebody set.
+	Commit string
+	// Run is the ID of the run that brought the file.
+	Run int64
 }
 
 // Page chooses a part of an ordered list: at most Limit entries after Last; an empty Last means from the start.

@@ -37,6 +37,9 @@ type Store interface {
 	Tokens
 	Registry
 	Releases
+	Environments
+	Gates
+	Reviews
 	Previews
 	// Close lets go of the database.
 	Close() error

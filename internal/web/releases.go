@@ -92,7 +92,9 @@ func (p *pages) release(w http.ResponseWriter, r *http.Request) error {
 
 // fillManifests adds what the release brought, and what changed with it.
 func (p *pages) fillManifests(r *http.Request, view *releaseView) (err error) {
-	expected := func(err error) bool { return err != nil && fault.Of(err).Code != fault.Internal && r.Context().Err() == nil }
+	expected := func(err error) bool {
+		return err != nil && fault.Of(err).Code != fault.Internal && r.Context().Err() == nil
+	}
 	view.Manifests, err = p.ledger().Documents(r.Context(), view.Release)
 	if expected(err) {
 		view.Unknown = fault.Of(err).Message

@@ -313,7 +313,7 @@ func (p *pages) restart(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || who.Name == "" {
 		return err
 	}
-	again, err := p.Flow.Restart(r.Context(), run.Repo, run.Number)
+	again, err := p.Flow.Restart(r.Context(), run.Repo, run.Number, who.Name)
 	if err != nil {
 		return err
 	}

@@ -50,14 +50,14 @@ func start(t *testing.T, change func(*gitd.Options)) *fixture {
 	options := gitd.Options{
 		Dir: f.dir,
 		URL: "http://" + f.host + "/git",
-		Authorize: func(_ context.Context, repo, _, password string, write bool) error {
+		Authorize: func(_ context.Context, repo, _, password string, write bool) (string, error) {
 			switch {
 			case password == writer, password == reader && !write:
-				return nil
+				return "token of " + password, nil
 			case password == reader:
-				return forge.ErrDenied
+				return "", forge.ErrDenied
 			default:
-				return gitd.ErrUnauthorized
+				return "", gitd.ErrUnauthorized
 			}
 		},
 		OnPush: func(_ context.Context, repo string, events []ci.Event, out io.Writer) {
@@ -480,24 +480,32 @@ func TestFile(t *testing.T) {
 	}
 }
 
-func TestBranches(t *testing.T) {
+func TestOpenBranches(t *testing.T) {
 	f := start(t, nil)
-	want := func(want ...string) {
+	repo := forge.Repo{Repo: ci.Repo{Name: "ada/engine", Branch: "main"}}
+	want := func(names ...string) {
 		t.Helper()
-		got, err := f.Branches(t.Context(), "ada/engine")
-		if err != nil || got == nil || !slices.Equal(got, want) {
-			t.Errorf("got %q, %v; want %q", got, err, want)
+		got, err := f.OpenBranches(t.Context(), repo)
+		slices.Sort(got)
+		if err != nil || got == nil || !slices.Equal(got, names) {
+			t.Errorf("the open branches are %q, %v; want %q", got, err, names)
 		}
 	}
 	want()
-	dir := f.work()
-	git(t, dir, "tag", "v1")
-	git(t, dir, "push", "-q", "origin", "main", "main:fix/a-b", "v1")
-	want("fix/a-b", "main")
-	git(t, dir, "push", "-q", "origin", ":fix/a-b")
-	want("main")
-	if _, err := f.Branches(t.Context(), "ada/loom"); !errors.Is(err, forge.ErrNotFound) {
-		t.Errorf("a repo that isn't there: %v", err)
+	work := f.work()
+	commit(t, work, "a.txt", "1", "one")
+	git(t, work, "push", "-q", "origin", "HEAD:main", "HEAD:fix/login", "HEAD:gone")
+	want("fix/login", "gone", "main") // new ones, at the same commit
+	git(t, work, "push", "-q", "origin", ":gone")
+	commit(t, work, "a.txt", "2", "two")
+	git(t, work, "push", "-q", "origin", "HEAD:fix/login")
+	want("fix/login", "main")
+	commit(t, work, "a.txt", "3", "three")
+	git(t, work, "push", "-q", "origin", "HEAD:main")
+	want("main") // fix/login was merged
+	repo.Name = "ada/loom"
+	if _, err := f.OpenBranches(t.Context(), repo); !errors.Is(err, forge.ErrNotFound) {
+		t.Errorf("error is %v", err)
 	}
 }
 

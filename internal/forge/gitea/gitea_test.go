@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -357,6 +358,35 @@ func TestFile(t *testing.T) {
 	without.Token = ""
 	if _, err := f.forge.File(t.Context(), without, hash, ".drone.yml"); err == nil {
 		t.Error("a private repo's file was read without a token")
+	}
+}
+
+func TestOpenBranches(t *testing.T) {
+	f := setUp(t, "branched", true)
+	f.repo.Branch = "main"
+	work := f.server.Work(t, f.owner, f.repo.Name)
+	work.Commit("First", map[string]string{"a.txt": "1"})
+	f.register()
+	work.Push("HEAD:refs/heads/new")
+	topic := work.Commit("Second", map[string]string{"a.txt": "2"})
+	work.Push("HEAD:refs/heads/topic", "HEAD:refs/heads/main")
+	f.pushed("refs/heads/topic", topic)
+	want := func(names ...string) {
+		t.Helper()
+		got, err := f.forge.OpenBranches(t.Context(), f.repo)
+		slices.Sort(got)
+		if err != nil || !slices.Equal(got, names) {
+			t.Errorf("the open branches are %q, %v; want %q", got, err, names)
+		}
+	}
+	want("main", "topic") // new was merged; topic is where main is
+	ahead := work.Commit("Third", map[string]string{"a.txt": "3"})
+	work.Push("HEAD:refs/heads/topic")
+	f.pushed("refs/heads/topic", ahead)
+	want("main", "topic")
+	f.repo.Token = "wrong"
+	if _, err := f.forge.OpenBranches(t.Context(), f.repo); !errors.Is(err, forge.ErrDenied) {
+		t.Errorf("with a wrong token: %v", err)
 	}
 }
 

@@ -123,7 +123,10 @@ func insertManifest(ctx context.Context, t *tx, repository int64, m store.Manife
 func putTag(ctx context.Context, t *tx, repository int64, tag string, manifest int64, m store.Manifest) error {
 	old, err := one(ctx, t, value[int64], `SELECT manifest_id FROM registry_tags WHERE repository_id = ? AND name = ?`, repository, tag)
 	if err == nil && old == manifest {
-		return nil
+		// No news for its history, but it is as young as its last push, and goes with the run that made that.
+		_, err := t.exec(ctx, `UPDATE registry_tags SET updated = ?, updated_by = ? WHERE repository_id = ? AND name = ?`,
+			instant(m.Created), text(m.By), repository, tag)
+		return err
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err

@@ -62,6 +62,10 @@ func (db *DB) ListRepos(ctx context.Context) (repos []ci.Repo, err error) {
 // DeleteRepo implements [store.Repos].
 func (db *DB) DeleteRepo(ctx context.Context, name string) error {
 	return db.tx(ctx, func(t *tx) error {
+		// Its images stay, but not what a file of it said of them.
+		if _, err := t.exec(ctx, `DELETE FROM registry_file_policies WHERE repository = ?`, name); err != nil {
+			return err
+		}
 		return t.must(ctx, `DELETE FROM repos WHERE name = ?`, name)
 	})
 }

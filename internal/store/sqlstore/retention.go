@@ -85,6 +85,19 @@ func references(ctx context.Context, t *tx, manifest int64) ([]store.Reference, 
 // PutPolicy implements [store.Policies].
 func (db *DB) PutPolicy(ctx context.Context, p store.Policy) error {
 	return db.tx(ctx, func(t *tx) error {
+		if p.Commit != "" {
+			// Even without a text the row stays: it says which run was the last.
+			err := t.must(ctx, `
+				INSERT INTO registry_file_policies (repository, policy, updated, updated_by, commit_id, run_id) VALUES (?, ?, ?, ?, ?, ?)
+				ON CONFLICT (repository) DO UPDATE SET policy = excluded.policy, updated = excluded.updated,
+					updated_by = excluded.updated_by, commit_id = excluded.commit_id, run_id = excluded.run_id
+				WHERE registry_file_policies.run_id <= excluded.run_id`,
+				p.Repository, text(p.Text), instant(p.Updated), text(p.By), p.Commit, p.Run)
+			if errors.Is(err, store.ErrNotFound) {
+				return store.ErrExists
+			}
+			return err
+		}
 		if p.Text == "" {
 			_, err := t.exec(ctx, `DELETE FROM registry_policies WHERE repository = ?`, p.Repository)
 			return err
@@ -101,8 +114,12 @@ func (db *DB) PutPolicy(ctx context.Context, p store.Policy) error {
 func (db *DB) ListPolicies(ctx context.Context) (policies []store.Policy, err error) {
 	err = db.read(ctx, func(t *tx) error {
 		policies, err = list(ctx, t, func(row scanner) (p store.Policy, err error) {
-			return p, row.Scan(&p.Repository, &p.Text, (*instant)(&p.Updated), &p.By)
-		}, `SELECT repository, policy, updated, updated_by FROM registry_policies ORDER BY repository`)
+			return p, row.Scan(&p.Repository, &p.Text, (*instant)(&p.Updated), &p.By, &p.Commit, &p.Run)
+		}, `
+			SELECT repository, policy, updated, updated_by, '' AS commit_id, 0 AS run_id FROM registry_policies
+			UNION ALL
+			SELECT repository, policy, updated, updated_by, commit_id, run_id FROM registry_file_policies WHERE policy <> ''
+			ORDER BY repository, run_id`)
 		return err
 	})
 	return policies, err

@@ -124,4 +124,28 @@ func testRegistryPolicies(t *testing.T, s store.Store) {
 	policies, err = s.ListPolicies(ctx)
 	check(t, err)
 	same(t, policies, []store.Policy{app})
+
+	// One from a file stands beside, the latest run's counts, and it goes with its repo.
+	repo := putRepo(t, s, "octo/app")
+	file := store.Policy{Repository: repo.Name, Text: "untagged: 2d\n", Updated: noon, By: "octo/app run 7", Commit: "abc", Run: 7}
+	check(t, s.PutPolicy(ctx, file))
+	old := file
+	old.Run, old.Text = 6, "untagged: 3d\n"
+	wantErr(t, s.PutPolicy(ctx, old), store.ErrExists)
+	policies, err = s.ListPolicies(ctx)
+	check(t, err)
+	same(t, policies, []store.Policy{app, file})
+	none := file
+	none.Text, none.Run = "", 8
+	check(t, s.PutPolicy(ctx, none))
+	wantErr(t, s.PutPolicy(ctx, file), store.ErrExists)
+	policies, err = s.ListPolicies(ctx)
+	check(t, err)
+	same(t, policies, []store.Policy{app})
+	file.Run = 9
+	check(t, s.PutPolicy(ctx, file))
+	check(t, s.DeleteRepo(ctx, repo.Name))
+	policies, err = s.ListPolicies(ctx)
+	check(t, err)
+	same(t, policies, []store.Policy{app})
 }
