@@ -136,7 +136,7 @@ func (t *tracing) trace(ctx context.Context, what string) (f found, err error) {
 		var trail trace.Trail
 		trail, err = t.cluster.Object(ctx, t.namespaceOrDefault, kind, name)
 		trails = []trace.Trail{trail}
-		if fault.Of(err).Code == fault.Invalid && err != nil { // it looks like kind.group/name, and may be the name of an image
+		if err != nil && fault.Of(err).Code == fault.Invalid { // it looks like kind.group/name, and may be the name of an image
 			trails, f.Pushed, err = t.image(ctx, what)
 		}
 	default:
@@ -158,7 +158,7 @@ func (t *tracing) url(ctx context.Context, address *url.URL) ([]trace.Trail, err
 	var missing error
 	if t.cluster != nil {
 		trails, err := t.cluster.URL(ctx, address)
-		if fault.Of(err).Code != fault.NotFound || err == nil {
+		if err == nil || fault.Of(err).Code != fault.NotFound {
 			return trails, err
 		}
 		missing = err
@@ -334,7 +334,7 @@ func (t *tracing) enrich(ctx context.Context, trail trace.Trail) traced {
 	}
 	run, err := t.server.Run(ctx, trail.Repo, trail.Release.Run)
 	switch {
-	case fault.Of(err).Code == fault.NotFound && err != nil: // another server's, or of a lost database
+	case err != nil && fault.Of(err).Code == fault.NotFound: // another server's, or of a lost database
 		t.note("the server at %s does not know run %d of %s", t.server.URL, trail.Release.Run, trail.Repo)
 	case err != nil:
 		t.note("the server was not asked: %s", fault.Of(err).Message)

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/kube"
 	"slipway/internal/manifest"
@@ -49,6 +50,8 @@ type Difference struct {
 	Notes []string
 	// Err says why the object is refused.
 	Err error
+	// Authors are those who set the fields that differ; only [Drift] finds them out.
+	Authors []ci.Author
 
 	live    *unstructured.Unstructured // nil if there is none
 	untried bool                       // there was no dry run

@@ -41,6 +41,7 @@ type Store interface {
 	Gates
 	Reviews
 	Previews
+	Drifts
 	// Close lets go of the database.
 	Close() error
 }

@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"Manifests", testManifests},
 		{"Previews", testPreviews},
 		{"ListRunsByImage", testListRunsByImage},
+		{"Drifts", testDrifts},
 		{"Times", testTimes},
 		{"Canceled", testCanceled},
 		{"RegistryBlobs", testRegistryBlobs},
@@ -73,6 +74,8 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryUnneeded", testRegistryUnneeded},
 		{"RegistryRestore", testRegistryRestore},
 		{"RegistryPolicies", testRegistryPolicies},
+		{"RegistryQuotas", testRegistryQuotas},
+		{"RegistryQuotaRace", testRegistryQuotaRace},
 		{"RegistryCache", testRegistryCache},
 		{"RegistryEvict", testRegistryEvict},
 	}
