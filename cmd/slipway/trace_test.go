@@ -70,7 +70,11 @@ func (s *traceSite) run(code fault.Code, args ...string) string {
 	s.t.Helper()
 	var out bytes.Buffer
 	cmd := newRootCommand()
-	cmd.SetArgs(append(args, "--kubeconfig", s.cluster.Kubeconfig, "-n", s.cluster.Namespace, "--server", s.http.URL, "--token", s.admin))
+	args = append(args, "--kubeconfig", s.cluster.Kubeconfig, "-n", s.cluster.Namespace)
+	if args[1] != "diff" {
+		args = append(args, "--server", s.http.URL, "--token", s.admin)
+	}
+	cmd.SetArgs(args)
 	cmd.SetOut(&out)
 	cmd.SetErr(&out)
 	err := cmd.ExecuteContext(s.t.Context())
@@ -111,7 +115,7 @@ spec:
       - name: web
         image: IMAGE
         imagePullPolicy: IfNotPresent
-        env: [{name: VERSION, value: VERSION}]
+        env: [{name: MODE, value: VERSION}]
         readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
 ---
 apiVersion: v1
@@ -202,7 +206,7 @@ func TestTrace(t *testing.T) {
 	s.want(s.run(fault.NotFound, "trace", "pod/none"), "there is no pod/none in the namespace "+s.cluster.Namespace)
 	s.want(s.run(fault.NotFound, "trace", "http://"+s.host()+"/other"), "no Ingress, HTTPRoute or Service of the cluster answers for "+s.host()+"/other")
 	s.want(s.run(fault.NotFound, "trace", "registry.test/none@sha256:0"), "no release uses the image registry.test/none@sha256:0")
-	s.want(s.run(fault.Invalid, "trace", "nonsense.example.com/web", "--server", "http://127.0.0.1:1"), "")
+	s.want(s.run(fault.NotFound, "trace", "registry.test/web"), "give its digest, because releases name images by that")
 	s.cluster.Kubectl("create", "configmap", "mine")
 	s.want(s.run(fault.NotFound, "trace", "cm/mine"), "the trail ends here: configmap/mine in "+s.cluster.Namespace+" was not deployed to an environment of Slipway")
 	s.cluster.Kubectl("set", "image", "deployment/web", "web=slipway.test/by-hand:1")
@@ -214,7 +218,7 @@ func TestTrace(t *testing.T) {
 	s.deploy(s.push(), "v1", true)
 	pod = s.cluster.Kubectl("get", "pods", "-l", "app=web", "--field-selector=status.phase=Running", "--sort-by=.metadata.creationTimestamp", "-o", "jsonpath={.items[-1:].metadata.name}")
 	s.want(s.run("", "trace", "pod/"+pod), "release 3: success, it serves", "repeats   release 1")
-	s.want(s.run("", "env", "diff", "review/x", "1", "2", "--repo", "ada/engine"), "env[VERSION].value: v1 -> v2", "secret/database: change")
+	s.want(s.run("", "env", "diff", "review/x", "1", "2", "--repo", "ada/engine"), "env[MODE].value: v1 -> v2", "secret/database: change")
 
 	s.rebuild()
 }

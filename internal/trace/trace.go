@@ -128,17 +128,15 @@ func (t Tracer) get(ctx context.Context, gvk schema.GroupVersionKind, namespace,
 // maxOwners bounds how many owners an object has above it.
 const maxOwners = 10
 
-// follow goes from an object to its owners until one says to which environment it belongs.
+// follow goes from an object up to the one that was deployed, which says to which environment it belongs.
 func (t Tracer) follow(ctx context.Context, trail Trail, object *unstructured.Unstructured) (Trail, error) {
 	origin := origin{}
-	name := ""
+	name, place := "", ""
 	for range maxOwners {
 		name = nameOf(object)
 		trail.step("%s", name)
 		origin.see(object)
-		if owner := object.GetAnnotations()[rollout.OwnerAnnotation]; owner != "" {
-			return t.releaseOf(ctx, trail, owner, origin)
-		}
+		place = cmp.Or(object.GetAnnotations()[rollout.OwnerAnnotation], place) // ReplicaSets have those of their Deployment
 		above := metav1.GetControllerOf(object)
 		if above == nil {
 			break
@@ -148,6 +146,9 @@ func (t Tracer) follow(ctx context.Context, trail Trail, object *unstructured.Un
 			return trail, err
 		}
 		next, err := t.get(ctx, gv.WithKind(above.Kind), object.GetNamespace(), above.Name)
+		if apierrors.IsNotFound(err) && place != "" {
+			break
+		}
 		if apierrors.IsNotFound(err) {
 			return trail.ends("%s belongs to %s/%s, which is gone", name, strings.ToLower(above.Kind), above.Name), nil
 		}
@@ -155,6 +156,9 @@ func (t Tracer) follow(ctx context.Context, trail Trail, object *unstructured.Un
 			return trail, err
 		}
 		object = next
+	}
+	if place != "" {
+		return t.releaseOf(ctx, trail, place, origin)
 	}
 	if by := object.GetLabels()["app.kubernetes.io/managed-by"]; by != "" && by != "slipway" {
 		return trail.ends("%s was not deployed by Slipway: its label app.kubernetes.io/managed-by says %q", name, by), nil

@@ -43,11 +43,16 @@ func (t Tracer) URL(ctx context.Context, address *url.URL) ([]Trail, error) {
 	if len(routes) == 0 {
 		return nil, fault.New(fault.NotFound, "no Ingress, HTTPRoute or Service of the cluster answers for %s%s", host, path)
 	}
-	best := slices.MaxFunc(routes, func(a, b route) int { return slices.Compare(a.rank[:], b.rank[:]) })
+	way := best(routes)
 	trail := Trail{}
-	trail.step("%s", best.via)
-	trails, err := t.service(ctx, trail, best.namespace, best.service)
+	trail.step("%s", way.via)
+	trails, err := t.service(ctx, trail, way.namespace, way.service)
 	return trails, t.Client.Explain(err)
+}
+
+// best returns the one of some routes that counts.
+func best(routes []route) route {
+	return slices.MaxFunc(routes, func(a, b route) int { return slices.Compare(a.rank[:], b.rank[:]) })
 }
 
 // routes returns all rules that an address fits.
