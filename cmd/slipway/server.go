@@ -237,6 +237,16 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 // announce makes runs of what was pushed, and tells the pusher of them.
 func announce(ctx context.Context, runs *flow.Flow, repo string, events []ci.Event, out io.Writer) {
 	for _, event := range events {
+		if event.Kind == ci.Delete {
+			gone, err := runs.Deleted(ctx, repo, event)
+			for _, run := range gone {
+				fmt.Fprintf(out, "Slipway: run %d tears down %s: %s\n", run.Number, run.Event.DeployTo, runs.Link(repo, run.Number))
+			}
+			if err != nil {
+				fmt.Fprintf(out, "Slipway: the review environments of %s stay: %s\n", event.Target, fault.Of(err).Message)
+			}
+			continue
+		}
 		run, skip, err := runs.Accept(ctx, repo, event)
 		switch {
 		case err != nil:

@@ -60,7 +60,7 @@ func TestFacts(t *testing.T) {
 	if err := db.PutRelease(ctx, ci.Release{
 		Repo: "octo/far", Environment: "production", Namespace: "far", Number: 4, Started: time.Now(), Status: ci.Success,
 		Images: []string{"ci.example.com:7070/octo/app@sha256:old", "unpinned:1"},
-	}); err != nil {
+	}, nil); err != nil {
 		t.Fatal(err)
 	}
 

@@ -7,6 +7,8 @@
 package kube
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -215,4 +217,19 @@ func (w *warnings) HandleWarningHeader(code int, _ string, text string) {
 	}
 	w.seen[text] = true
 	w.f(text)
+}
+
+// Version returns the version of the API server, such as v1.34.1.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	data, err := c.Core.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx)
+	if err != nil {
+		return "", err
+	}
+	var info struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	if err := json.Unmarshal(data, &info); err != nil {
+		return "", fmt.Errorf("read the version of the API server: %w", err)
+	}
+	return info.GitVersion, nil
 }
