@@ -197,6 +197,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	mux.Handle("/jwt/auth", images)
 	mux.Handle("/git/", http.StripPrefix("/git", git))
 	mux.Handle(protocol.PathPrefix, protocol.Handler(runs, access.runner))
+	mux.Handle("/metrics", measure(authority, db, images, log))
 	mux.Handle("/", web.New(web.Options{Flow: runs, Store: db, Logs: logs, Auth: authority, Images: cleaner, Log: log}))
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,

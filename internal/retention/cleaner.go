@@ -339,7 +339,10 @@ func (c *Cleaner) Restore(ctx context.Context, repository, tag, digest, who stri
 	}
 	err = c.Store.Restore(ctx, store.Change{Repository: repository, Reference: tag, Digest: digest, Immutable: fixed, By: who, At: c.Now()})
 	var missing *store.MissingError
+	var over *store.QuotaError
 	switch {
+	case errors.As(err, &over):
+		return "", fault.New(fault.Conflict, "there is no room for the image %s: %w", digest, over)
 	case errors.Is(err, store.ErrNotFound):
 		return "", fault.New(fault.NotFound, "%s has no image %s any more", repository, digest)
 	case errors.Is(err, store.ErrExists):

@@ -73,7 +73,9 @@ spec: {terminationGracePeriodSeconds: 0, containers: [{name: a, image: "slipway.
 			t.Errorf("%s: %q, want %q", image, got, want)
 		}
 	}
-	if !slices.ContainsFunc(uses, func(u rollout.ImageUse) bool { return strings.Contains(u.Image, "sha256:") && strings.Contains(u.Reason, "pod/runs") }) {
+	if !slices.ContainsFunc(uses, func(u rollout.ImageUse) bool {
+		return strings.Contains(u.Image, "sha256:") && strings.Contains(u.Reason, "pod/runs")
+	}) {
 		t.Errorf("what the node says that it runs is not in %+v", uses)
 	}
 	s.Kubectl("delete", "pod", "runs", "--now")

@@ -37,11 +37,11 @@ type Store interface {
 	Tokens
 	Registry
 	Releases
-	Drifts
 	Environments
 	Gates
 	Reviews
 	Previews
+	Drifts
 	// Close lets go of the database.
 	Close() error
 }
