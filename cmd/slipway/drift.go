@@ -124,6 +124,7 @@ func (s *driftScreen) watch(ctx context.Context, out io.Writer) error {
 			return
 		}
 		if err := s.heal(ctx, out); err != nil && ctx.Err() == nil {
+			s.drift = drift.Unhealed(s.drift, err)
 			fmt.Fprintln(out, "slipway:", fault.Of(err).Message) // and it is tried again
 		}
 	})

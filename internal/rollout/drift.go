@@ -152,7 +152,7 @@ func (r DriftReport) Objects() []ci.DriftedObject {
 			Missing: one.Action == Create, By: one.Authors,
 		}
 		for _, f := range one.Fields {
-			o.Fields = append(o.Fields, ci.DriftedField{Path: f.Path, Now: f.Old, Released: f.New, Lines: f.Lines})
+			o.Fields = append(o.Fields, ci.Field{Path: f.Path, Old: f.Old, New: f.New, Lines: f.Lines})
 		}
 		if one.Err != nil {
 			o.Problem = fault.Of(one.Err).Message
@@ -178,13 +178,13 @@ func WriteDrift(w io.Writer, d ci.Drift) {
 		case o.Problem != "":
 			what = "not ours any more"
 		}
-		name := strings.ToLower(o.Kind) + "/" + o.Name
+		name := o.Title()
 		if o.Namespace != "" && o.Namespace != d.Namespace {
 			name += " in " + o.Namespace
 		}
 		p.linef("%s: %s%s", name, what, by(o.By))
 		for _, f := range o.Fields {
-			(Field{Path: f.Path, Old: f.Now, New: f.Released, Lines: f.Lines}).writeDrift(p)
+			Field{Path: f.Path, Old: f.Old, New: f.New, Lines: f.Lines}.writeDrift(p)
 		}
 		if o.Problem != "" {
 			p.indentf("%s", o.Problem)
