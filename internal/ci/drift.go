@@ -67,3 +67,17 @@ type Healing struct {
 	// Error says in a sentence why that did not succeed.
 	Error string `json:"error,omitempty"`
 }
+
+// Outline returns d without what only those may see who may change the repo: values may be secret that no Secret holds.
+func (d Drift) Outline() Drift {
+	objects := make([]DriftedObject, len(d.Objects))
+	for i, o := range d.Objects {
+		o.Fields, o.Problem = nil, ""
+		objects[i] = o
+	}
+	d.Objects = objects
+	if len(objects) == 0 {
+		d.Objects = nil
+	}
+	return d
+}
