@@ -29,6 +29,8 @@ type Release struct {
 	// Status is Success, Failure or Canceled. Message says why it is not Success.
 	Status  Status `json:"status"`
 	Message string `json:"message,omitempty"`
+	// Strategy is how it was brought in; empty means that it rolled.
+	Strategy StrategyKind `json:"strategy,omitempty"`
 	// Restored is the number of the release that was put back because this one failed; 0 if none was.
 	Restored int64 `json:"restored,omitempty"`
 	// Images are the references that its pods use, sorted.

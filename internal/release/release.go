@@ -173,6 +173,8 @@ type State struct {
 	Pending bool       `json:"pending,omitempty"`
 	// Locked says why nothing may be deployed until somebody has looked; empty if all is well.
 	Locked string `json:"locked,omitempty"`
+	// Progress is how far the latest release is, if it comes by steps and has not ended, or was left behind.
+	Progress *Progress `json:"progress,omitempty"`
 
 	secret *corev1.Secret // nil if there is none
 }
