@@ -15,7 +15,7 @@ import (
 // because somebody else wants it otherwise.
 const (
 	healTries  = 2
-	healWindow = 10 * time.Minute
+	healWindow = 30 * time.Minute
 )
 
 // The bounds of what is kept of differences.

@@ -33,7 +33,7 @@ type Keeper struct {
 	Log  *slog.Logger
 	// Now is the clock.
 	Now func() time.Time
-	// Look is the time between two looks for new environments; 0 means a minute.
+	// Look is the time between two looks for new environments; 0 means 20 seconds.
 	Look time.Duration
 	Pace Pace
 }
@@ -62,7 +62,7 @@ func (k *Keeper) Run(ctx context.Context) {
 			w.end()
 		}
 	}()
-	tick := time.NewTicker(cmp.Or(k.Look, time.Minute))
+	tick := time.NewTicker(cmp.Or(k.Look, 20*time.Second))
 	defer tick.Stop()
 	for {
 		if err := k.look(ctx, all); err != nil && ctx.Err() == nil {
