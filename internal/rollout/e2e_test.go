@@ -40,6 +40,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 )
 
 func main() {
@@ -61,7 +62,13 @@ func main() {
 		}
 		_ = all
 	}
-	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getenv("VERSION")) })
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if os.Getenv("MODE") == "lie" && !strings.HasPrefix(r.UserAgent(), "kube-probe") {
+			http.Error(w, "ready, but no use", 500)
+			return
+		}
+		fmt.Fprintln(w, os.Getenv("VERSION"))
+	})
 	http.HandleFunc("/broken", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) })
 	panic(http.ListenAndServe(":8080", nil))
 }
