@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -100,6 +101,7 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		return err
 	}
 	defer step.Workspace.Close()
+	step.Picture = s.picture
 	result, err := rollout.Run(ctx, step, s.log)
 	if r := result.Release; r != nil {
 		r.Message = s.w.masker.Mask(r.Message)
@@ -109,6 +111,28 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// picture tells the server how far a deployment is, unless that is more than it takes. That it cannot be written is noticed
+// by the next line of the log.
+func (s *stepRun) picture(r ci.Rollout) {
+	for _, workloads := range [][]ci.Workload{r.Workloads, r.Failed} {
+		for i := range workloads {
+			w := &workloads[i]
+			w.Text, w.Trouble = s.w.masker.Mask(w.Text), s.w.masker.Mask(w.Trouble)
+			w.Events, w.Log = slices.Clone(w.Events), slices.Clone(w.Log)
+			for k := range w.Events {
+				w.Events[k].Message = s.w.masker.Mask(w.Events[k].Message)
+			}
+			for k := range w.Log {
+				w.Log[k] = s.w.masker.Mask(w.Log[k])
+			}
+		}
+	}
+	if data, err := json.Marshal(r); err != nil || len(data) > protocol.MaxRollout {
+		return
+	}
+	_ = s.w.journal.add(protocol.Event{Rollout: &protocol.Rollout{Step: s.index + 1, Rollout: r}})
 }
 
 // deployment is the step with everything resolved. The caller closes its workspace.
