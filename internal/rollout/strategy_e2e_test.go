@@ -121,6 +121,7 @@ func (s *site) wantPlain(want ...string) {
 	if state.Progress != nil || state.Pending || state.Locked != "" || len(state.Objects) != len(want)+1 { // with the PodDisruptionBudget
 		s.t.Errorf("the state is %+v", state)
 	}
+	s.wantNoDrift(s.place(), state.Current)
 }
 
 func TestBlueGreen(t *testing.T) {
