@@ -133,7 +133,8 @@ func newEnvCommand() *cobra.Command {
 		Long: `Say what runs in the environments of a cluster, since when and from which commit. All of it is read from the cluster:
 no server is needed.`,
 	}
-	cmd.AddCommand(newEnvListCommand(), newEnvShowCommand(), newEnvHistoryCommand(), newEnvUnlockCommand())
+	cmd.AddCommand(newEnvListCommand(), newEnvShowCommand(), newEnvHistoryCommand(), newEnvDiffCommand(), newEnvDriftCommand(), newEnvUnlockCommand(),
+		newEnvImportCommand())
 	return cmd
 }
 

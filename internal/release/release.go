@@ -273,6 +273,8 @@ type Record struct {
 	Format int `json:"format"`
 	ci.Release
 	Objects []*unstructured.Unstructured `json:"objects"`
+	// Heal is true if what comes to differ from it shall be put back, as the policy said when it was deployed.
+	Heal bool `json:"heal,omitempty"`
 }
 
 // Fits returns an error if the objects are too many to be kept as a release, and else their digest.

@@ -319,7 +319,8 @@ func (d *deployment) begin(ctx context.Context) error {
 		started.Strategy = d.r.Policy.Strategy.Kind
 	}
 	started.Images = manifest.ImagesOf(d.r.Objects)
-	d.record = release.Record{Release: started, Objects: objects}
+	heal := d.r.Policy.Heal
+	d.record = release.Record{Release: started, Objects: objects, Heal: heal != nil && *heal}
 	d.begun = d.state.Pending // by the one before, whose objects may be there
 	d.state.Last, d.state.Latest, d.state.Pending = started.Number, started, true
 	d.state.Objects = release.Union(d.state.Objects, refs(d.r.Objects))
@@ -431,6 +432,7 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 	r := &d.record.Release
 	r.Finished, r.Status, r.Message = time.Now().UTC(), status, message
 	d.result.Release = r
+	d.result.Manifests = d.encode()
 	d.state.Latest, d.state.Pending = *r, false
 	err := retry(ctx, d.r.Client, d.p, func() error {
 		if err := d.place.Put(ctx, d.record); err != nil {
@@ -442,6 +444,16 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 		return fault.New(fault.Unavailable, "release %d could not be recorded in %s: %w", r.Number, d.place, d.r.Client.Explain(err))
 	}
 	return nil
+}
+
+// encode returns the objects of the release for who keeps them outside of the cluster; nothing if that cannot be done,
+// which is no reason to fail: the cluster has them.
+func (d *deployment) encode() []byte {
+	data, err := release.Encode(d.record.Objects)
+	if err != nil {
+		d.p.linef("the manifests are kept in the cluster only: %s", err)
+	}
+	return data
 }
 
 // back puts back the release that served before, because cause ended this one. It returns cause with what became of that.
@@ -562,10 +574,12 @@ func Rollback(ctx context.Context, r Request, number int64, out io.Writer) (Resu
 			return err
 		}
 		d.r.Objects = objectsOf(record)
+		d.r.Policy.Heal = cmp.Or(d.r.Policy.Heal, &record.Heal)
 		d.r.Release.Of, d.r.Release.Commit = number, record.Commit
 		if d.r.Policy.Strategy == nil && d.state.Latest.Strategy == ci.Recreate {
 			d.r.Policy.Strategy = &ci.Strategy{Kind: ci.Recreate} // the two versions may not run at once on the way back either
 		}
+		d.r.Release.Author, d.r.Release.Title = record.Author, record.Title
 		d.p.linef("going back to release %d of %s", number, d.place)
 		return d.change(ctx)
 	})

@@ -47,6 +47,8 @@ type Request struct {
 	// Policy says how the objects are brought there. Going back to a release follows its record, not the policy's
 	// additions.
 	Policy ci.Policy
+	// Mask hides the values of secrets in what is shown of manifests; nil hides nothing but the values of Secrets.
+	Mask func(string) string
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
@@ -74,6 +76,8 @@ type Result struct {
 	Statuses []Status
 	// Release is the record of the release; nil if there is no environment, or it was not begun.
 	Release *ci.Release
+	// Manifests are the objects of that release, encoded by [release.Encode].
+	Manifests []byte
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -150,11 +154,12 @@ type Step struct {
 	Manifests []string
 	// Namespace is where objects go that name none; empty means that of the kubeconfig.
 	Namespace string
-	// Environment, Release, KeepFailed and Resumed are as in [Request].
+	// Environment, Release, KeepFailed, Resumed and Mask are as in [Request].
 	Environment string
 	Release     ci.Release
 	KeepFailed  bool
 	Resumed     func() bool
+	Mask        func(string) string
 	// Images maps names of images in the manifests to references, and Pushed is what the run pushed, oldest first; see
 	// [manifest.Images].
 	Images map[string]string
@@ -225,6 +230,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Resumed:     s.Resumed,
 		Policy:      s.Policy,
 		Picture:     s.Picture,
+		Mask:        s.Mask,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }

@@ -9,9 +9,15 @@ import (
 	"slipway/internal/strategy"
 )
 
+// deployDiff is the image of a step that says what a deploy step with the same settings would change.
+const deployDiff = "slipway/diff"
+
 func (b *builtin) deploy(planned *plan.Step) bool {
 	deploy := &plan.Deploy{Environment: "production"}
 	planned.Deploy = deploy
+	if imageName(b.step.image) == deployDiff {
+		deploy.Action = plan.ActionDiff
+	}
 	if e := b.in.Event; (e.Kind == ci.Promote || e.Kind == ci.Rollback) && e.DeployTo != "" {
 		deploy.Environment = e.DeployTo
 	}
