@@ -192,13 +192,21 @@ func (d *deployment) change(ctx context.Context) error {
 	if err := differences.Err(); err != nil {
 		return err
 	}
+	load, err := d.probe(ctx, differences)
+	if err != nil {
+		return err
+	}
 	if err := d.begin(applying); err != nil {
 		return stopped(ctx, applying, err, "nothing was applied")
 	}
 	if d.record.Number == 0 {
 		return d.over()
 	}
-	err = d.introduce(ctx, applying, differences)
+	err = load.during(ctx, func(ctx context.Context) error {
+		applying, cancel := context.WithDeadline(ctx, d.deadline)
+		defer cancel()
+		return d.introduce(ctx, applying, differences)
+	})
 	if err == nil {
 		return d.succeed(ctx)
 	}
@@ -430,6 +438,7 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	r := &d.record.Release
+	r.Probe = d.result.Probe
 	r.Finished, r.Status, r.Message = time.Now().UTC(), status, message
 	d.result.Release = r
 	d.result.Manifests = d.encode()
@@ -576,10 +585,10 @@ func Rollback(ctx context.Context, r Request, number int64, out io.Writer) (Resu
 		d.r.Objects = objectsOf(record)
 		d.r.Policy.Heal = cmp.Or(d.r.Policy.Heal, &record.Heal)
 		d.r.Release.Of, d.r.Release.Commit = number, record.Commit
+		d.r.Release.Author, d.r.Release.Title = record.Author, record.Title
 		if d.r.Policy.Strategy == nil && d.state.Latest.Strategy == ci.Recreate {
 			d.r.Policy.Strategy = &ci.Strategy{Kind: ci.Recreate} // the two versions may not run at once on the way back either
 		}
-		d.r.Release.Author, d.r.Release.Title = record.Author, record.Title
 		d.p.linef("going back to release %d of %s", number, d.place)
 		return d.change(ctx)
 	})
