@@ -38,6 +38,7 @@ var measurements = []measurement{
 	{"build", measureBuild},
 	{"claim", measureClaims},
 	{"binary", measureBinary},
+	{"drain", measureDrain},
 }
 
 // bench is what the measurements share.
@@ -47,6 +48,7 @@ type bench struct {
 	runc    string
 	dir     string // scratch
 	quick   bool
+	cluster string // data folder of a running cluster; empty means a new one
 	table   table
 	// shared is the server that several measurements use; see bench.server.
 	shared *server
@@ -64,6 +66,7 @@ func main() {
 	var b bench
 	only := flag.String("only", "", "measure only what matches this regular expression: step, compile, memory, pipeline, push, start, build, claim, binary")
 	out := flag.String("out", "", "file for the table and all raw numbers, as Markdown")
+	flag.StringVar(&b.cluster, "cluster", "", "measure rollouts on the cluster in this data folder, instead of a new one")
 	flag.BoolVar(&b.quick, "quick", false, "fewer repetitions, for trying out")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

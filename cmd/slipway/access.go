@@ -21,32 +21,32 @@ type access struct {
 }
 
 // git implements gitd.Options.Authorize.
-func (a access) git(ctx context.Context, repo, _, password string, write bool) error {
+func (a access) git(ctx context.Context, repo, _, password string, write bool) (string, error) {
 	found, err := a.repos.FindRepo(ctx, repo)
 	known := err == nil
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
+		return "", err
 	}
 	if password == "" {
 		if known && !found.Private && !write {
-			return nil
+			return "", nil
 		}
-		return gitd.ErrUnauthorized
+		return "", gitd.ErrUnauthorized
 	}
 	who, err := a.authority.Find(ctx, password)
 	if f := fault.Of(err); f != nil && f.Code == fault.Unauthorized {
-		return gitd.ErrUnauthorized
+		return "", gitd.ErrUnauthorized
 	}
 	switch {
 	case err != nil:
-		return err
+		return "", err
 	case write && who.Manages(repo), !write && (who.Reads(repo) || known && !found.Private):
 		if !known {
-			return forge.ErrNotFound
+			return "", forge.ErrNotFound
 		}
-		return nil
+		return who.Name, nil
 	}
-	return forge.ErrDenied
+	return "", forge.ErrDenied
 }
 
 // Access implements [registry.Authority].

@@ -24,6 +24,7 @@ import (
 	"slipway/internal/auth"
 	"slipway/internal/blob"
 	"slipway/internal/ci"
+	"slipway/internal/drift"
 	"slipway/internal/fault"
 	"slipway/internal/flow"
 	"slipway/internal/forge"
@@ -159,7 +160,9 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fmt.Errorf("open the git endpoint: %w", err)
 	}
 	defer git.Close()
-	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, func(ctx context.Context, repo string) ([]string, error) {
+	connected := &clusters{kubeconfig: opts.runner.kubeconfig}
+	defer connected.Close()
+	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, connected.running, func(ctx context.Context, repo string) ([]string, error) {
 		return runs.OpenBranches(ctx, repo)
 	}}, Now: time.Now}
 	runs = flow.New(flow.Options{
@@ -215,6 +218,8 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return nil
 	})
 	group.Go(func() error { runs.Run(ctx); return nil })
+	keeper := &drift.Keeper{Clusters: connected.List, Store: db, Heal: connected.heal, Log: log, Now: time.Now}
+	group.Go(func() error { keeper.Run(ctx); return nil })
 	group.Go(func() error { tidy(ctx, cleaner, images, min(opts.grace, time.Hour), log); return nil })
 	if !opts.noRunner {
 		opts.runner.data = filepath.Join(opts.data, "runner")
@@ -259,6 +264,16 @@ func openStorage(ctx context.Context, address, data string) (*registry.S3, error
 // announce makes runs of what was pushed, and tells the pusher of them.
 func announce(ctx context.Context, runs *flow.Flow, repo string, events []ci.Event, out io.Writer) {
 	for _, event := range events {
+		if event.Kind == ci.Delete {
+			gone, err := runs.Deleted(ctx, repo, event)
+			for _, run := range gone {
+				fmt.Fprintf(out, "Slipway: run %d tears down %s: %s\n", run.Number, run.Event.DeployTo, runs.Link(repo, run.Number))
+			}
+			if err != nil {
+				fmt.Fprintf(out, "Slipway: the review environments of %s stay: %s\n", event.Target, fault.Of(err).Message)
+			}
+			continue
+		}
 		run, skip, err := runs.Accept(ctx, repo, event)
 		switch {
 		case err != nil:

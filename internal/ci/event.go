@@ -17,9 +17,11 @@ const (
 	Promote     EventKind = "promote"
 	Rollback    EventKind = "rollback"
 	Manual      EventKind = "manual"
+	// Delete says that a branch is gone. It starts no pipeline; Ref, Before and Sender are set, and After is empty.
+	Delete EventKind = "delete"
 )
 
-// ParseEventKind returns the kind that s names.
+// ParseEventKind returns the kind that s names, if it is one that pipelines may run for.
 func ParseEventKind(s string) (EventKind, bool) {
 	switch k := EventKind(s); k {
 	case Push, Tag, PullRequest, Cron, Promote, Rollback, Manual:
@@ -48,8 +50,11 @@ type Event struct {
 
 	Commit      Commit  `json:"commit"`
 	PullRequest *Change `json:"pull_request,omitempty"`
-	// Sender is the login of who caused the event.
+	// Sender is the login of who caused the event, as the forge or the pusher says.
 	Sender string `json:"sender,omitempty"`
+	// By is the name of the token that caused it, where it came to Slipway itself: a push to its own git endpoint, a restart,
+	// a promotion. Empty if a forge vouches for Sender.
+	By string `json:"by,omitempty"`
 	// Link is the page of the commit or change at the forge.
 	Link string `json:"link,omitempty"`
 
@@ -59,6 +64,31 @@ type Event struct {
 	DeployTo string `json:"deploy_to,omitempty"`
 	// Params are what a person gave a manual run, a promotion or a rollback.
 	Params map[string]string `json:"params,omitempty"`
+	// Order, if it is set, is what the run does instead of a pipeline.
+	Order *Order `json:"order,omitempty"`
+}
+
+// Order is something that is done to an environment without a pipeline: going back, tearing down.
+type Order struct {
+	// Action is one of package plan's actions of a deploy step.
+	Action      string `json:"action"`
+	Environment string `json:"environment"`
+	// Namespace is where the environment is; empty leaves it to the environment's rules.
+	Namespace string `json:"namespace,omitempty"`
+	// Release is the release to go back to; 0 means the last good one before that which serves.
+	Release int64 `json:"release,omitempty"`
+	// Reason says why, for people.
+	Reason string `json:"reason,omitempty"`
+	// Own is true if nobody asked for it but Slipway itself.
+	Own bool `json:"own,omitempty"`
+}
+
+// Actor returns who caused the event, as far as it is known for sure: what a pusher calls themself does not count.
+func (e Event) Actor() string {
+	if e.By != "" {
+		return e.By
+	}
+	return e.Sender
 }
 
 // Commit describes the commit at Event.After.

@@ -28,14 +28,19 @@ func (f *Flow) Accept(ctx context.Context, repoName string, event ci.Event) (run
 	return run, "", err
 }
 
-// Restart runs the event of an earlier run again, as a new run.
-func (f *Flow) Restart(ctx context.Context, repo string, number int64) (ci.Run, error) {
+// Restart runs the event of an earlier run again, as a new run that who caused.
+func (f *Flow) Restart(ctx context.Context, repo string, number int64, who string) (ci.Run, error) {
 	earlier, err := f.FindRun(ctx, repo, number)
 	if err != nil {
 		return ci.Run{}, err
 	}
 	event := earlier.Event
-	event.Delivery = ""
+	event.Delivery, event.By = "", who
+	if event.Order != nil {
+		again := *event.Order
+		again.Own = false
+		event.Order = &again
+	}
 	return f.create(ctx, ci.Run{Repo: repo, Event: event, Parent: number})
 }
 
@@ -95,8 +100,12 @@ func sentence(err error) string {
 	return fault.Of(err).Message
 }
 
-// compile finds the pipeline file of a run and compiles it.
+// compile finds the pipeline file of a run and compiles it. A run that was ordered has none.
 func (f *Flow) compile(ctx context.Context, run ci.Run) (plan.Plan, []string, error) {
+	if run.Event.Order != nil {
+		ordered, err := f.planOf(ctx, run.Repo, *run.Event.Order)
+		return ordered, nil, err
+	}
 	repo, err := f.findRepo(ctx, run.Repo)
 	if err != nil {
 		return plan.Plan{}, nil, err

@@ -73,7 +73,7 @@ func TestForgeAway(t *testing.T) {
 		t.Errorf("the run is %s: %s", run.Status, run.Message)
 	}
 	s.Forge.Fail(nil)
-	again, err := s.Flow.Restart(t.Context(), run.Repo, run.Number)
+	again, err := s.Flow.Restart(t.Context(), run.Repo, run.Number, "bob")
 	if err != nil || again.Status != ci.Pending || again.Parent != run.Number || again.Number != 2 {
 		t.Errorf("restarted as %+v, %v", again, err)
 	}
@@ -265,7 +265,7 @@ func TestRecover(t *testing.T) {
 		s := flowtest.New(t)
 		run := s.Push(pipeline(twoSteps))
 		claim(t, s).finish(ci.Failure)
-		if _, err := s.Flow.Restart(t.Context(), run.Repo, run.Number); err != nil {
+		if _, err := s.Flow.Restart(t.Context(), run.Repo, run.Number, "bob"); err != nil {
 			t.Fatal(err)
 		}
 		claim(t, s).finish(ci.Success)

@@ -188,7 +188,7 @@ func (f *Flow) archiveLeft(ctx context.Context, open map[int64]bool) error {
 	return nil
 }
 
-// Run expires leases until ctx is done.
+// Run expires leases, and tears down review environments whose time is over, until ctx is done.
 func (f *Flow) Run(ctx context.Context) {
 	tick := time.NewTicker(leaseTime / 10)
 	defer tick.Stop()
@@ -199,6 +199,9 @@ func (f *Flow) Run(ctx context.Context) {
 		case <-tick.C:
 			if err := f.expire(ctx); err != nil && ctx.Err() == nil {
 				f.Log.Error("give up jobs whose runner is silent", "error", err)
+			}
+			if err := f.tidyReviews(ctx); err != nil && ctx.Err() == nil {
+				f.Log.Error("tidy up review environments", "error", err)
 			}
 		}
 	}
@@ -260,3 +263,6 @@ func (f *Flow) changed(run ci.Run) {
 		}
 	}
 }
+
+// stir wakes all who wait for a change, without one of a run.
+func (f *Flow) stir() { f.changed(ci.Run{}) }

@@ -16,6 +16,9 @@ import (
 
 // report writes the state of a run to its forge, as a commit status.
 func (f *Flow) report(ctx context.Context, run ci.Run) error {
+	if run.Event.Order != nil {
+		return nil // it says nothing of the commit
+	}
 	repo, err := f.Store.FindRepo(ctx, run.Repo)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil // it was removed, and nobody is left to tell

@@ -295,6 +295,13 @@ func (f *Flow) Hook(ctx context.Context, repo string, d Delivery) (run ci.Run, r
 	case reason != "":
 		return ci.Run{}, reason, nil
 	}
+	if event.Kind == ci.Delete {
+		runs, err := f.Deleted(ctx, repo, event)
+		if err != nil || len(runs) == 0 {
+			return ci.Run{}, event.Ref + " was deleted", err
+		}
+		return runs[0], "", nil
+	}
 	run, skip, err := f.Accept(ctx, repo, event)
 	if skip != "" {
 		return ci.Run{}, "the commit says " + skip, err

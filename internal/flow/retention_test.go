@@ -34,7 +34,7 @@ func TestRetentionFile(t *testing.T) {
 		t.Fatalf("the files are %+v, the warnings %q", p.files, s.Run(1).Warnings)
 	}
 	// A repetition, another branch and a pull request bring nothing; a push without the file says that there is none.
-	if _, err := s.Flow.Restart(t.Context(), run.Repo, run.Number); err != nil {
+	if _, err := s.Flow.Restart(t.Context(), run.Repo, run.Number, "bob"); err != nil {
 		t.Fatal(err)
 	}
 	other := event

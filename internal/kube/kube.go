@@ -7,6 +7,8 @@
 package kube
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,8 +35,8 @@ const MaxKubeconfig = 1 << 20
 
 // Client speaks to one API server. It is safe for concurrent use.
 type Client struct {
-	// Objects reads and writes objects of any kind.
-	Objects client.Client
+	// Objects reads, writes and watches objects of any kind.
+	Objects client.WithWatch
 	// Core reads pods, logs and events.
 	Core kubernetes.Interface
 	// Mapper tells resources and scopes of kinds. It asks the server when it first meets a group.
@@ -171,7 +173,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	if c.Mapper, err = apiutil.NewDynamicRESTMapper(config, httpClient); err != nil {
 		return nil, fmt.Errorf("make a REST mapper: %w", err)
 	}
-	if c.Objects, err = client.New(config, client.Options{HTTPClient: httpClient, Mapper: c.Mapper, Scheme: scheme.Scheme}); err != nil {
+	if c.Objects, err = client.NewWithWatch(config, client.Options{HTTPClient: httpClient, Mapper: c.Mapper, Scheme: scheme.Scheme}); err != nil {
 		return nil, fmt.Errorf("make a Kubernetes client: %w", err)
 	}
 	if c.Core, err = kubernetes.NewForConfigAndClient(config, httpClient); err != nil {
@@ -215,4 +217,19 @@ func (w *warnings) HandleWarningHeader(code int, _ string, text string) {
 	}
 	w.seen[text] = true
 	w.f(text)
+}
+
+// Version returns the version of the API server, such as v1.34.1.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	data, err := c.Core.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx)
+	if err != nil {
+		return "", err
+	}
+	var info struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	if err := json.Unmarshal(data, &info); err != nil {
+		return "", fmt.Errorf("read the version of the API server: %w", err)
+	}
+	return info.GitVersion, nil
 }

@@ -1,14 +1,15 @@
 // Package manifest turns the manifests of a workspace into Kubernetes objects.
 //
-// Start with [Render]. It reads plain YAML and JSON, and folders with a kustomization (package kustomize); checks what
-// can be known without a cluster; and pins images to digests (see [Images]). A workspace is not trusted: nothing
-// outside of it is read, no program runs, no network is used, and sizes are limited (package source).
+// Start with [Render]. It reads plain YAML and JSON, and what the renderers know (see [renderers]: Kustomize, Helm charts,
+// Jsonnet; each is a package below this one); fills in variables; checks what can be known without a cluster; and pins
+// images to digests (see [Images]). A workspace is not trusted: nothing outside of it is read, no program runs, no
+// network is used, and sizes are limited (package source). What templates and programs take of time and memory is
+// limited by package sandbox, which does the same in a process of its own.
 package manifest
 
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -18,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"slipway/internal/fault"
-	"slipway/internal/manifest/kustomize"
 	"slipway/internal/manifest/source"
 )
 
@@ -28,16 +28,25 @@ const MaxObjects = 5000
 // Source says what to render.
 type Source struct {
 	// Root is the workspace. Render does not close it.
-	Root *os.Root
-	// Paths are files, folders and patterns (** for any number of folders), relative to Root. A folder with a
-	// kustomization is rendered by Kustomize; of any other folder the .yaml, .yml and .json files directly in it are
-	// taken.
+	Root *os.Root `json:"-"`
+	// Paths are files, folders and patterns (** for any number of folders), relative to Root. A folder that a renderer
+	// knows is rendered by it; of any other folder the .yaml, .yml, .json and .jsonnet files directly in it are taken.
 	Paths []string
 	// Namespace is given to objects that name none and are known to belong in one; empty leaves them as they are.
-	Namespace string
+	Namespace string `json:",omitempty"`
+	// Variables are filled in: for ${NAME} in the texts of plain YAML and JSON, of what Kustomize gives and of the values
+	// files of charts (see [source.Fill]), and as external variables and arguments in Jsonnet.
+	Variables map[string]string `json:",omitempty"`
+	// Charts says what Helm charts are rendered with.
+	Charts Charts
+	// Confidential are values, of variables and for charts, that may only end up in objects of the kind Secret.
+	Confidential []string `json:",omitempty"`
 	// Images says which images are pinned to what.
 	Images Images
 }
+
+// Charts says what Helm charts are rendered with.
+type Charts = source.Charts
 
 // Rendered is what [Render] made.
 type Rendered struct {
@@ -45,6 +54,8 @@ type Rendered struct {
 	Objects []Object
 	// Pins lists the images that were replaced, sorted and without repetition.
 	Pins []Pin
+	// Notes are sentences about what was rendered, for whoever deploys it.
+	Notes []string
 }
 
 // Object is a Kubernetes object, and where it came from.
@@ -61,20 +72,8 @@ func Name(o *unstructured.Unstructured) string {
 	return strings.ToLower(o.GetKind()) + "/" + o.GetName()
 }
 
-// Position is a place in a file of the workspace. Line and Column count from 1 and are 0 where they are not known, as in
-// what Kustomize put together.
-type Position struct {
-	File         string
-	Line, Column int
-}
-
-// String returns file:line:column, or just the file.
-func (p Position) String() string {
-	if p.Line == 0 {
-		return p.File
-	}
-	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, max(p.Column, 1))
-}
+// Position is a place in a file of the workspace.
+type Position = source.Position
 
 // Problem is something wrong at a position.
 type Problem struct {
@@ -107,9 +106,12 @@ const maxProblems = 50
 // Render reads the manifests that s names and returns their objects. Its error is a [fault.Error] that wraps [Problems],
 // or that of ctx, which is looked at between files. It may be called concurrently.
 func Render(ctx context.Context, s Source) (Rendered, error) {
-	r := renderer{ctx: ctx, files: source.New(s.Root), seen: map[string]bool{}}
+	r := rendering{ctx: ctx, source: s, files: source.New(s.Root), seen: map[string]bool{}, rendered: map[string]bool{}}
 	if len(s.Paths) == 0 {
 		r.fail(Position{File: "manifests"}, "no files or folders are named")
+	}
+	if err := source.CheckVariables(s.Variables); err != nil {
+		return Rendered{}, &fault.Error{Code: fault.Invalid, Message: err.Error(), Err: err}
 	}
 	for _, p := range s.Paths {
 		if err := ctx.Err(); err != nil {
@@ -120,7 +122,9 @@ func Render(ctx context.Context, s Source) (Rendered, error) {
 	if err := ctx.Err(); err != nil {
 		return Rendered{}, err
 	}
+	r.charts()
 	r.unique()
+	r.confidential()
 	if len(r.problems) > 0 {
 		return Rendered{}, r.problems.fault()
 	}
@@ -133,32 +137,35 @@ func Render(ctx context.Context, s Source) (Rendered, error) {
 		return Rendered{}, problems.fault()
 	}
 	SetNamespace(r.objects, s.Namespace, BuiltinScope(r.objects))
-	return Rendered{Objects: r.objects, Pins: pins}, nil
+	return Rendered{Objects: r.objects, Pins: pins, Notes: r.notes}, nil
 }
 
-// renderer collects the objects and problems of one rendering.
-type renderer struct {
+// rendering collects the objects and problems of one call of [Render].
+type rendering struct {
 	ctx      context.Context
+	source   Source
 	files    *source.Files
 	seen     map[string]bool // files and folders that were rendered
+	rendered map[string]bool // by the names of renderers
 	objects  []Object
+	notes    []string
 	problems Problems
 	full     bool // one of the bounds was hit
 }
 
-func (r *renderer) fail(at Position, format string, args ...any) {
+func (r *rendering) fail(at Position, format string, args ...any) {
 	if len(r.problems) < maxProblems {
 		r.problems = append(r.problems, Problem{at, fmt.Sprintf(format, args...)})
 	}
 }
 
 // failErr records an error of package source, which names its file itself.
-func (r *renderer) failErr(name string, err error) {
+func (r *rendering) failErr(name string, err error) {
 	r.fail(Position{File: name}, "%s", strings.TrimPrefix(err.Error(), name+": "))
 }
 
 // path renders one of the paths of a Source.
-func (r *renderer) path(name string) {
+func (r *rendering) path(name string) {
 	clean, err := source.Clean(name)
 	if err != nil {
 		r.failErr(name, err)
@@ -172,15 +179,15 @@ func (r *renderer) path(name string) {
 		r.failErr(clean, err)
 	case isDir:
 		r.folder(clean)
-	case slices.Contains(kustomize.FileNames(), path.Base(clean)):
+	case folderRenderer(clean) != nil:
 		r.folder(path.Dir(clean))
 	default:
 		r.file(clean)
 	}
 }
 
-// glob renders the files that match a pattern. Kustomizations among them stand for their folders.
-func (r *renderer) glob(pattern string) {
+// glob renders the files that match a pattern.
+func (r *rendering) glob(pattern string) {
 	names, err := r.files.Glob(pattern)
 	if err != nil {
 		r.failErr(pattern, err)
@@ -190,16 +197,16 @@ func (r *renderer) glob(pattern string) {
 		r.fail(Position{File: pattern}, "no file matches")
 	}
 	for _, name := range names {
-		if slices.Contains(kustomize.FileNames(), path.Base(name)) {
-			r.fail(Position{File: name}, "a pattern cannot pick a kustomization, because its resources would be taken twice; name the folder %s instead", path.Dir(name))
+		if by := folderRenderer(name); by != nil {
+			r.fail(Position{File: name}, "a pattern cannot pick %s, because its files would be taken twice; name the folder %s instead", by.what, path.Dir(name))
 			continue
 		}
 		r.file(name)
 	}
 }
 
-// folder renders a folder: by Kustomize if it has a kustomization, else the manifests directly in it.
-func (r *renderer) folder(dir string) {
+// folder renders a folder: by the renderer that knows it, else the manifests directly in it.
+func (r *rendering) folder(dir string) {
 	names, err := r.files.List(dir)
 	if err != nil {
 		r.failErr(dir, err)
@@ -207,43 +214,28 @@ func (r *renderer) folder(dir string) {
 	}
 	var manifests []string
 	for _, name := range names {
-		if slices.Contains(kustomize.FileNames(), path.Base(name)) {
-			r.kustomization(dir)
+		if by := folderRenderer(name); by != nil {
+			r.render(by, dir)
 			return
 		}
-		if slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name)) {
+		if isManifest(name) {
 			manifests = append(manifests, name)
 		}
 	}
 	if len(manifests) == 0 {
-		r.fail(Position{File: dir}, "the folder has no .yaml, .yml or .json file (folders in it are not searched; %s would)", path.Join(dir, "**/*.yaml"))
+		r.fail(Position{File: dir}, "the folder has no .yaml, .yml, .json or .jsonnet file (folders in it are not searched; %s would)", path.Join(dir, "**/*.yaml"))
 	}
 	for _, name := range manifests {
 		r.file(name)
 	}
 }
 
-// kustomization renders a folder by Kustomize.
-func (r *renderer) kustomization(dir string) {
-	if r.again(dir + "/") {
+// file renders one file: by the renderer for such files, or as plain YAML or JSON.
+func (r *rendering) file(name string) {
+	if by := fileRenderer(name); by != nil {
+		r.render(by, name)
 		return
 	}
-	values, err := kustomize.Build(r.ctx, r.files, dir)
-	if err != nil {
-		at := Position{File: dir}
-		if k, ok := errors.AsType[*kustomize.Error](err); ok {
-			at = Position{k.File, k.Line, k.Column}
-		}
-		r.fail(at, "%s", strings.TrimPrefix(err.Error(), at.String()+": "))
-		return
-	}
-	for _, value := range values {
-		r.add(value, node{file: dir})
-	}
-}
-
-// file renders one file of plain YAML or JSON.
-func (r *renderer) file(name string) {
 	if r.again(name) || r.full {
 		return
 	}
@@ -256,14 +248,14 @@ func (r *renderer) file(name string) {
 }
 
 // again reports whether name was rendered before: paths may overlap.
-func (r *renderer) again(name string) bool {
+func (r *rendering) again(name string) bool {
 	again := r.seen[name]
 	r.seen[name] = true
 	return again
 }
 
 // unique finds objects that are there twice: one would silently overwrite the other.
-func (r *renderer) unique() {
+func (r *rendering) unique() {
 	first := map[string]Position{}
 	for _, o := range r.objects {
 		gk := o.GroupVersionKind().GroupKind()

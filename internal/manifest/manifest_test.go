@@ -21,8 +21,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the wanted parts of testdata")
 
-// TestCases renders each txtar of testdata. Its comment has one setting a line (path, namespace, image, pushed; # is for
-// people), its files are the workspace, and want is the output.
+// TestCases renders each txtar of testdata. Its comment has one setting a line (see [settings]; # is for people), its
+// files are the workspace, and want is the output.
 func TestCases(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -76,6 +76,9 @@ func output(r manifest.Rendered, err error) string {
 	for _, p := range r.Pins {
 		fmt.Fprintln(&out, p)
 	}
+	for _, note := range r.Notes {
+		fmt.Fprintln(&out, "note:", note)
+	}
 	if err := manifest.Write(&out, r.Objects); err != nil {
 		fmt.Fprintln(&out, err)
 	}
@@ -94,10 +97,29 @@ func settings(t *testing.T, comment string) manifest.Source {
 			s.Namespace = value
 		case "image":
 			name, ref, _ := strings.Cut(value, "=")
-			if s.Images.Named == nil {
-				s.Images.Named = map[string]string{}
+			put(&s.Images.Named, name, ref)
+		case "var", "secret":
+			name, text, _ := strings.Cut(value, "=")
+			put(&s.Variables, name, strings.ReplaceAll(text, `\n`, "\n"))
+			if key == "secret" {
+				s.Confidential = append(s.Confidential, text)
 			}
-			s.Images.Named[name] = ref
+		case "values":
+			s.Charts.Values = append(s.Charts.Values, value)
+		case "set":
+			name, text, _ := strings.Cut(value, "=")
+			put(&s.Charts.Set, name, text)
+		case "set-string":
+			name, text, _ := strings.Cut(value, "=")
+			put(&s.Charts.SetText, name, text)
+		case "release-name":
+			s.Charts.Release = value
+		case "kube-version":
+			s.Charts.KubeVersion = value
+		case "api-versions":
+			s.Charts.APIVersions = strings.Fields(value)
+		case "upgrade":
+			s.Charts.Upgrade = true
 		case "pushed":
 			ref, letter, _ := strings.Cut(value, " ")
 			s.Images.Pushed = append(s.Images.Pushed, ci.Image{Ref: ref, Digest: digest(letter)})
@@ -106,6 +128,13 @@ func settings(t *testing.T, comment string) manifest.Source {
 		}
 	}
 	return s
+}
+
+func put(values *map[string]string, name, value string) {
+	if *values == nil {
+		*values = map[string]string{}
+	}
+	(*values)[name] = value
 }
 
 // digest returns a digest that is easy to tell from another.

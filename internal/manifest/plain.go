@@ -6,8 +6,6 @@ import (
 	"errors"
 	"io"
 	"path"
-	"regexp"
-	"strconv"
 	"strings"
 
 	yamlv3 "go.yaml.in/yaml/v3"
@@ -41,7 +39,7 @@ func (n node) at(path ...any) Position {
 		}
 		y = next
 	}
-	return Position{n.file, n.line + y.Line, y.Column}
+	return Position{File: n.file, Line: n.line + y.Line, Column: y.Column}
 }
 
 // sub returns the part of n at a path, for the items of a list.
@@ -81,14 +79,14 @@ func child(y *yamlv3.Node, step any) *yamlv3.Node {
 }
 
 // plain adds the objects of a file of YAML documents, or of JSON values.
-func (r *renderer) plain(name string, data []byte) {
+func (r *rendering) plain(name string, data []byte) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	if trimmed := bytes.TrimLeft(data, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' && (path.Ext(name) == ".json" || startsJSON(trimmed)) {
 		r.json(name, data)
 		return
 	}
 	line := 0
-	for _, doc := range split(data) {
+	for _, doc := range source.Split(data) {
 		r.document(name, doc, line)
 		if r.full {
 			return
@@ -103,35 +101,13 @@ func startsJSON(data []byte) bool {
 	return json.NewDecoder(bytes.NewReader(data)).Decode(&raw) == nil
 }
 
-// split cuts a file before each line that starts a document, as kubectl does.
-func split(data []byte) [][]byte {
-	var docs [][]byte
-	start := 0
-	for i := 0; i < len(data); {
-		end := len(data)
-		if n := bytes.IndexByte(data[i:], '\n'); n >= 0 {
-			end = i + n + 1
-		}
-		line := data[i:end]
-		if rest, ok := bytes.CutPrefix(line, []byte("---")); ok && i > start && (len(rest) == 0 || strings.ContainsRune(" \t\r\n", rune(rest[0]))) {
-			docs = append(docs, data[start:i])
-			start = i
-		}
-		i = end
-	}
-	return append(docs, data[start:])
-}
-
-// yamlLine finds the line in the messages of the YAML libraries, which have no structured form for it.
-var yamlLine = regexp.MustCompile(`line (\d+): `)
-
 // document adds the objects of one YAML document. The value is read by the library that kubectl uses, so that it means
 // the same; the tree of nodes is for positions.
-func (r *renderer) document(name string, data []byte, line int) {
+func (r *rendering) document(name string, data []byte, line int) {
 	docs, err := source.Documents(data)
 	if err != nil {
-		at, message := yamlError(err)
-		r.fail(Position{name, line + at, 1}, "%s", message)
+		at, message := source.ParseError(err)
+		r.fail(Position{File: name, Line: line + at, Column: 1}, "%s", message)
 		return
 	}
 	if len(docs) == 0 { // only comments or directives
@@ -148,28 +124,40 @@ func (r *renderer) document(name string, data []byte, line int) {
 	}
 	j, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
-		at, message := yamlError(err)
-		r.fail(Position{name, line + at, 1}, "%s", message)
+		at, message := source.ParseError(err)
+		r.fail(Position{File: name, Line: line + at, Column: 1}, "%s", message)
 		return
 	}
-	r.value(j, n)
+	if filled, ok := r.fill(docs[0], n); !ok {
+		return
+	} else if filled != nil {
+		j = filled
+	}
+	r.value(j, n, nil)
 }
 
-// yamlError returns the line and the message of an error of a YAML library.
-func yamlError(err error) (line int, message string) {
-	message = strings.TrimPrefix(err.Error(), "error converting YAML to JSON: ")
-	message = strings.TrimPrefix(message, "yaml: ")
-	message = strings.TrimPrefix(message, "unmarshal errors:\n  ")
-	message, _, _ = strings.Cut(message, "\n") // the first of several
-	if m := yamlLine.FindStringSubmatchIndex(message); m != nil {
-		line, _ = strconv.Atoi(message[m[2]:m[3]])
-		message = message[m[1]:]
+// fill fills variables into a document and returns its JSON, or nil if it has none of them. It reports whether that went
+// well.
+func (r *rendering) fill(doc *yamlv3.Node, n node) (j []byte, ok bool) {
+	filled, err := source.Fill(doc, r.source.Variables)
+	if !filled && err == nil {
+		return nil, true
 	}
-	return max(line, 1), strings.TrimSpace(strings.ReplaceAll(message, "\n", " "))
+	if err == nil {
+		var data []byte
+		if data, err = source.Encode(doc); err == nil {
+			j, err = yaml.YAMLToJSONStrict(data)
+		}
+	}
+	if err != nil {
+		r.fail(n.at(), "%s", err)
+		return nil, false
+	}
+	return j, true
 }
 
 // json adds the objects of a file of JSON values.
-func (r *renderer) json(name string, data []byte) {
+func (r *rendering) json(name string, data []byte) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	for !r.full {
 		var raw json.RawMessage
@@ -185,7 +173,7 @@ func (r *renderer) json(name string, data []byte) {
 		before := data[:min(max(int(offset), 0), len(data))]
 		line := bytes.Count(before, []byte("\n"))
 		if err != nil {
-			r.fail(Position{name, line + 1, len(before) - bytes.LastIndexByte(before, '\n')}, "this is not JSON: %s", strings.TrimPrefix(err.Error(), "json: "))
+			r.fail(Position{File: name, Line: line + 1, Column: len(before) - bytes.LastIndexByte(before, '\n')}, "this is not JSON: %s", strings.TrimPrefix(err.Error(), "json: "))
 			return
 		}
 		// JSON is YAML enough to find positions in it; where it is not (tabs), there are none.
@@ -193,14 +181,18 @@ func (r *renderer) json(name string, data []byte) {
 		if docs, err := source.Documents(raw); err == nil && len(docs) == 1 {
 			n = node{name, docs[0], line}
 		}
-		r.value(raw, n)
+		r.value(raw, n, r.source.Variables)
 	}
 }
 
-// value adds the object, or the objects of the list, that data is the JSON of.
-func (r *renderer) value(data []byte, n node) {
+// value adds the object, or the objects of the list, that data is the JSON of, with variables filled in.
+func (r *rendering) value(data []byte, n node, variables map[string]string) {
 	var value any
-	if err := kjson.Unmarshal(data, &value); err != nil {
+	err := kjson.Unmarshal(data, &value)
+	if err == nil {
+		value, err = source.FillText(value, variables)
+	}
+	if err != nil {
 		r.fail(n.at(), "%s", strings.TrimPrefix(err.Error(), "json: "))
 		return
 	}
@@ -216,7 +208,7 @@ func (r *renderer) value(data []byte, n node) {
 }
 
 // add checks a value and adds it, or the items of it if it is a list.
-func (r *renderer) add(value map[string]any, n node) {
+func (r *rendering) add(value map[string]any, n node) {
 	u := &unstructured.Unstructured{Object: value}
 	if items, ok := value["items"].([]any); ok && strings.HasSuffix(u.GetKind(), "List") {
 		for i, item := range items {
@@ -244,7 +236,7 @@ func (r *renderer) add(value map[string]any, n node) {
 }
 
 // check says what is wrong with an object as far as that can be known without a cluster.
-func (r *renderer) check(o Object, n node) bool {
+func (r *rendering) check(o Object, n node) bool {
 	before := len(r.problems)
 	for _, field := range []string{"apiVersion", "kind"} {
 		switch v := o.Object[field].(type) {

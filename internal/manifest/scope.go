@@ -61,6 +61,7 @@ var clusterScoped = map[schema.GroupKind]bool{
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingAdmissionPolicyBinding"}: true,
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingWebhookConfiguration"}:   true,
 
+	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}: true, // Helm's packages add it to the scheme
 	{Group: "authentication.k8s.io", Kind: "SelfSubjectReview"}:       true,
 	{Group: "authentication.k8s.io", Kind: "TokenReview"}:             true,
 	{Group: "authorization.k8s.io", Kind: "SelfSubjectAccessReview"}:  true,

@@ -22,6 +22,7 @@ const (
 	pathRenew  = "/api/runner/renew"
 	pathAppend = "/api/runner/append"
 	pathFinish = "/api/runner/finish"
+	pathPermit = "/api/runner/permit"
 )
 
 // PathPrefix is the common prefix of the protocol's paths.
@@ -31,6 +32,12 @@ type leased struct {
 	Lease   string   `json:"lease"`
 	Events  []Event  `json:"events,omitempty"`
 	Outcome *Outcome `json:"outcome,omitempty"`
+}
+
+type question struct {
+	Lease string `json:"lease"`
+	Step  int    `json:"step"`
+	Known string `json:"known,omitempty"`
 }
 
 // Handler serves the protocol for server. authorize checks the Authorization header of each request and returns a
@@ -52,6 +59,9 @@ func Handler(server Server, authorize func(*http.Request) error) http.Handler {
 			return struct{}{}, fault.New(fault.Invalid, "the message has no outcome")
 		}
 		return struct{}{}, server.Finish(ctx, m.Lease, *m.Outcome)
+	}))
+	mux.Handle("POST "+pathPermit, handle(authorize, func(ctx context.Context, q question) (Permit, error) {
+		return server.Permit(ctx, q.Lease, q.Step, q.Known)
 	}))
 	return mux
 }
@@ -139,6 +149,11 @@ func (c *Client) Append(ctx context.Context, lease string, events []Event) error
 func (c *Client) Finish(ctx context.Context, lease string, outcome Outcome) error {
 	_, err := post[struct{}](ctx, c, pathFinish, leased{Lease: lease, Outcome: &outcome})
 	return err
+}
+
+// Permit implements [Server].
+func (c *Client) Permit(ctx context.Context, lease string, step int, known string) (Permit, error) {
+	return post[Permit](ctx, c, pathPermit, question{lease, step, known})
 }
 
 // post sends one message. A server that cannot be reached, one that answers with a server error, and whatever answers in

@@ -25,6 +25,7 @@ var ErrLeaseLost = errors.New("the job's lease is lost")
 
 // Server is what a runner needs of a server.
 type Server interface {
+	Gatekeeper
 	// Claim waits up to the server's poll time for a job that fits, and returns nil when there is none.
 	Claim(ctx context.Context, claim Claim) (*Assignment, error)
 	// Resume returns the assignment of a job that the runner holds already, with its secrets: a runner that was restarted
@@ -36,6 +37,32 @@ type Server interface {
 	Append(ctx context.Context, lease string, events []Event) error
 	// Finish ends the job and its lease. Every event must have been appended before.
 	Finish(ctx context.Context, lease string, outcome Outcome) error
+}
+
+// Gatekeeper lets deploy steps through to their environments.
+type Gatekeeper interface {
+	// Permit asks whether a deploy step of the job, by its number, may change its environment now. It is answered at once if it
+	// may, if it may not, or if the reason why it must wait is another than known, which the runner heard last; else within the
+	// server's poll time. What the step deploys to, and for whom, the server knows itself.
+	Permit(ctx context.Context, lease string, step int, known string) (Permit, error)
+}
+
+// Permit is the answer to a deploy step.
+type Permit struct {
+	// State is how the step stands: it may go on, must wait, or must not deploy.
+	State ci.GateState `json:"state"`
+	// Reason says why it waits or must not, in one sentence.
+	Reason string `json:"reason,omitempty"`
+	// Environment is the name under which it is deployed; with Namespace, Policy and URL as the environment's rules and the step
+	// together say. An empty Namespace leaves it to the step.
+	Environment string    `json:"environment,omitempty"`
+	Namespace   string    `json:"namespace,omitempty"`
+	Policy      ci.Policy `json:"policy,omitzero"`
+	URL         string    `json:"url,omitempty"`
+	// Kubeconfig is that of the environment; empty leaves it to the step.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	// Review is true for a review environment: its namespace is made with it and removed with it.
+	Review bool `json:"review,omitempty"`
 }
 
 // Claim describes a runner that wants a job.
@@ -59,8 +86,11 @@ type Assignment struct {
 	Run  int64  `json:"run"`
 	Link string `json:"link,omitempty"`
 	// Commit is the full hash of what runs, By the login of who caused it.
-	Commit  string `json:"commit,omitempty"`
-	By      string `json:"by,omitempty"`
+	Commit string `json:"commit,omitempty"`
+	By     string `json:"by,omitempty"`
+	// Author is who wrote the commit, Title the first line of its message.
+	Author  string `json:"author,omitempty"`
+	Title   string `json:"title,omitempty"`
 	Trusted bool   `json:"trusted,omitempty"`
 	// Fork is true for the pull request of a fork: strangers wrote what runs.
 	Fork bool `json:"fork,omitempty"`
@@ -124,6 +154,7 @@ type Event struct {
 	End     *StepEnd   `json:"end,omitempty"`
 	Image   *Image     `json:"image,omitempty"`
 	Release *Release   `json:"release,omitempty"`
+	Preview *Preview   `json:"preview,omitempty"`
 }
 
 // Image says that a step pushed an image.
@@ -136,6 +167,15 @@ type Image struct {
 type Release struct {
 	Step    int        `json:"step"`
 	Release ci.Release `json:"release"`
+	// Manifests are the rendered manifests as package release encodes them, of at most [MaxManifests] bytes. They may
+	// hold secrets: the server keeps them sealed. Empty if there was nothing to keep.
+	Manifests []byte `json:"manifests,omitempty"`
+}
+
+// Preview says what a deployment would change, as a step found out. The server replaces what the step said before.
+type Preview struct {
+	Step    int        `json:"step"`
+	Preview ci.Preview `json:"preview"`
 }
 
 // StepStart says that a step has begun.
@@ -175,4 +215,7 @@ const (
 	MaxLogData = 64 << 10 // bytes of one Log
 	MaxBody    = 16 << 20 // bytes of one request or answer
 	MinLease   = 26       // characters of a lease's token, for 128 random bits in base32
+
+	MaxManifests = 1 << 20 // bytes of the manifests of one Release; a Secret of a cluster holds no more
+	MaxPreview   = 1 << 20 // bytes of one Preview as JSON
 )

@@ -38,6 +38,9 @@ type Change struct {
 // Prepare gives the objects of r their namespaces and annotations, and checks what the cluster knows of them without
 // changing it: that their kinds exist, and their namespaces. It may be repeated.
 func Prepare(ctx context.Context, r Request) error {
+	if err := checkHooks(r.Objects); err != nil {
+		return err
+	}
 	namespace := cmp.Or(r.Namespace, r.Client.Namespace, "default")
 	builtin := manifest.BuiltinScope(r.Objects)
 	var failure error
@@ -295,7 +298,7 @@ func refused(c *kube.Client, err error, objects []manifest.Object) error {
 	hint := ""
 	switch {
 	case strings.Contains(message, "immutable"):
-		code, hint = fault.Conflict, "; this field cannot change once the object exists, so delete the object first or give the new one another name"
+		code, hint = fault.Conflict, "; "+unchangeable+", so delete the object first or give the new one another name"
 	case apierrors.IsNotFound(err) && strings.HasPrefix(message, "namespaces "):
 		code, hint = fault.NotFound, "; create the namespace, or add a Namespace object to the manifests"
 	case apierrors.IsConflict(err):

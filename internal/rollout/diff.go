@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/kube"
 	"slipway/internal/manifest"
@@ -30,9 +31,11 @@ type Action string
 const (
 	Create    Action = "create"
 	Update    Action = "change"
-	Replace   Action = "replace" // delete, and create again: a field changes that cannot
-	Prune     Action = "delete"  // it left the manifests
-	Keep      Action = "keep"    // it left the manifests, but its data or its annotation keeps it
+	Replace   Action = "replace"    // delete, and create again: a field changes that cannot
+	Prune     Action = "delete"     // it left the manifests
+	Keep      Action = "keep"       // it left the manifests, but its data or its annotation keeps it
+	RunBefore Action = "run before" // a hook, before the rest; see HookAnnotation
+	RunAfter  Action = "run after"  // a hook, after the rest
 	Unchanged Action = "leave"
 	Refuse    Action = "refuse" // the cluster, or Slipway, does not allow it; see Difference.Err
 )
@@ -47,6 +50,8 @@ type Difference struct {
 	Notes []string
 	// Err says why the object is refused.
 	Err error
+	// Authors are those who set the fields that differ; only [Drift] finds them out.
+	Authors []ci.Author
 
 	live    *unstructured.Unstructured // nil if there is none
 	untried bool                       // there was no dry run
@@ -55,9 +60,11 @@ type Difference struct {
 // Differences is what a deployment would do, in the order of the objects.
 type Differences []Difference
 
-// Empty reports whether nothing would change.
+// Empty reports whether nothing would change. Hooks run with every release, and so change nothing by themselves.
 func (d Differences) Empty() bool {
-	return !slices.ContainsFunc(d, func(one Difference) bool { return one.Action != Unchanged && one.Action != Keep })
+	return !slices.ContainsFunc(d, func(one Difference) bool {
+		return one.Action != Unchanged && one.Action != Keep && one.Action != RunBefore && one.Action != RunAfter
+	})
 }
 
 // withoutJobs returns the differences but those of Jobs: they do something once, and going back does not do it again.
@@ -85,14 +92,12 @@ func Diff(ctx context.Context, r Request) (Differences, error) {
 	if err := Prepare(ctx, r); err != nil {
 		return nil, err
 	}
-	if r.Environment == "" {
-		d, err := diff(ctx, r)
-		return d, r.Client.Explain(err)
-	}
 	d := newDeployment(r, newPrinter(io.Discard), nil)
-	var err error
-	if d.state, err = d.place.Load(ctx); err != nil {
-		return nil, r.Client.Explain(err)
+	if r.Environment != "" {
+		var err error
+		if d.state, err = d.place.Load(ctx); err != nil {
+			return nil, r.Client.Explain(err)
+		}
 	}
 	differences, prune, kept, err := d.diff(ctx)
 	return slices.Concat(differences, prune, kept), r.Client.Explain(err)
@@ -116,6 +121,10 @@ func diff(ctx context.Context, r Request) (Differences, error) {
 			if live, err = find(ctx, r.Client, o.Unstructured); err != nil {
 				return err
 			}
+		}
+		if hookOf(o) != "" {
+			all[i], err = diffHook(ctx, r, o, live)
+			return err
 		}
 		all[i], err = diffObject(ctx, r, o, live, scaled[objectKey(o)])
 		return err
@@ -278,7 +287,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 	case err == nil && d.live == nil:
 		d.Action = Create
 	case err == nil:
-		if d.Fields = compare(d.live, after); len(d.Fields) > 0 {
+		if d.Fields = compare(r.Mask, d.live, after); len(d.Fields) > 0 {
 			d.Action = Update
 			d.Notes = append(d.Notes, takenOver(d.live, after)...)
 		}
@@ -290,7 +299,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 		d.Notes = append(d.Notes, "not tried, because what it needs is created first")
 	case d.live != nil && immutable(err) && replaceable(d.live, o):
 		d.Action = Replace
-		d.Fields = compare(d.live, pruneToLive(o.Unstructured, d.live))
+		d.Fields = compare(r.Mask, d.live, pruneToLive(o.Unstructured, d.live))
 		d.Notes = append(d.Notes, fmt.Sprintf("cannot change in place (%s), so it is deleted and created again", immutableFields(err)))
 	default:
 		d.Action = Refuse
@@ -419,7 +428,7 @@ func (d Differences) Write(w io.Writer) {
 	d.write(newPrinter(w))
 }
 
-var signs = map[Action]string{Create: "+", Update: "~", Replace: "!", Refuse: "x", Prune: "-", Keep: "="}
+var signs = map[Action]string{Create: "+", Update: "~", Replace: "!", Refuse: "x", Prune: "-", Keep: "=", RunBefore: ">", RunAfter: ">"}
 
 func (d Differences) write(p *printer) {
 	counts := map[Action]int{}
@@ -427,7 +436,7 @@ func (d Differences) write(p *printer) {
 		counts[one.Action]++
 	}
 	var parts []string
-	for _, action := range []Action{Create, Update, Replace, Prune, Keep, Refuse, Unchanged} {
+	for _, action := range []Action{RunBefore, Create, Update, Replace, Prune, Keep, RunAfter, Refuse, Unchanged} {
 		if counts[action] > 0 {
 			parts = append(parts, fmt.Sprintf("%d to %s", counts[action], action))
 		}
@@ -456,6 +465,10 @@ func (d Difference) write(p *printer) {
 }
 
 func (f Field) write(p *printer) {
+	reason := ""
+	if f.Reason != "" {
+		reason = " (added, " + f.Reason + ")"
+	}
 	switch {
 	case len(f.Lines) > 0:
 		p.indentf("%s:", f.Path)
@@ -463,12 +476,12 @@ func (f Field) write(p *printer) {
 			p.indentf("  %s", line)
 		}
 	case f.Old == "":
-		p.indentf("%s: + %s", f.Path, f.New)
+		p.indentf("%s: + %s%s", f.Path, f.New, reason)
 	case f.New == "":
 		p.indentf("%s: - %s", f.Path, f.Old)
 	case f.Old == masked:
 		p.indentf("%s: %s -> another %s", f.Path, f.Old, f.New)
 	default:
-		p.indentf("%s: %s -> %s", f.Path, f.Old, f.New)
+		p.indentf("%s: %s -> %s%s", f.Path, f.Old, f.New, reason)
 	}
 }

@@ -35,12 +35,17 @@ type deployment struct {
 	record   release.Record
 	// prune are the objects that are deleted after a good rollout, kept those of the inventory that stay.
 	prune, kept Differences
+	// additions are what the objects of r have besides what their manifests say; nil until secure has looked.
+	additions additions
+	// restoring is true for the way back to an earlier release after a failure.
+	restoring bool
 	// begun is true from when objects of the environment may have been changed.
 	begun bool
 }
 
 func newDeployment(r Request, p *printer, result *Result) *deployment {
 	timeout := cmp.Or(r.Timeout, DefaultTimeout)
+	r.painter = newPainter(r.Picture)
 	return &deployment{
 		r: r, p: p, place: r.place(), timeout: timeout, deadline: time.Now().Add(timeout), result: result,
 	}
@@ -170,6 +175,9 @@ func (d *deployment) owned() error {
 func (d *deployment) change(ctx context.Context) error {
 	applying, cancel := context.WithDeadline(ctx, d.deadline)
 	defer cancel()
+	if err := d.clear(applying); err != nil {
+		return stopped(ctx, applying, err, "nothing was applied")
+	}
 	var differences Differences
 	err := retry(applying, d.r.Client, d.p, func() (err error) {
 		differences, d.prune, d.kept, err = d.diff(applying)
@@ -187,7 +195,10 @@ func (d *deployment) change(ctx context.Context) error {
 	if err := d.begin(applying); err != nil {
 		return stopped(ctx, applying, err, "nothing was applied")
 	}
-	err = d.roll(ctx, applying, differences)
+	if d.record.Number == 0 {
+		return d.over()
+	}
+	err = d.introduce(ctx, applying, differences)
 	if err == nil {
 		return d.succeed(ctx)
 	}
@@ -199,9 +210,13 @@ func (d *deployment) change(ctx context.Context) error {
 
 // diff returns what happens to the objects of the request, and to those of the inventory that are not among them.
 func (d *deployment) diff(ctx context.Context) (differences, prune, kept Differences, err error) {
+	if err = d.secure(ctx); err != nil {
+		return nil, nil, nil, err
+	}
 	if differences, err = diff(ctx, d.r); err != nil {
 		return nil, nil, nil, err
 	}
+	d.additions.explain(differences)
 	if d.r.manual {
 		differences = differences.withoutJobs()
 	}
@@ -265,7 +280,19 @@ func precious(u *unstructured.Unstructured) bool {
 	return false
 }
 
-// begin records that the environment is about to change. From then on the inventory has the new objects as well.
+// over returns how the release ended that this very step deployed, in a process that was killed before it could say so.
+func (d *deployment) over() error {
+	latest := d.state.Latest
+	d.result.Release = &latest
+	d.p.linef("release %d was deployed by this step already, before it was begun again: %s", latest.Number, latest.Status)
+	if latest.Status != ci.Success {
+		return fault.New(fault.Failed, "%s", latest.Message)
+	}
+	return nil
+}
+
+// begin records that the environment is about to change. From then on the inventory has the new objects as well. If this
+// very step has deployed these objects already, and its release has ended, begin does nothing, and the record has no number.
 func (d *deployment) begin(ctx context.Context) error {
 	objects := make([]*unstructured.Unstructured, len(d.r.Objects))
 	for i, o := range d.r.Objects {
@@ -275,18 +302,25 @@ func (d *deployment) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if l := d.state.Latest; !d.state.Pending && l.Run > 0 && l.Run == d.r.Release.Run && l.Step == d.r.Release.Step && l.Digest == digest {
+		return nil
+	}
 	started := d.r.Release
 	started.Environment, started.Namespace = d.place.Environment, d.place.Namespace
 	started.Number = d.state.Last + 1
-	if l := d.state.Latest; d.state.Pending && l.Run > 0 && l.Run == started.Run {
+	if l := d.state.Latest; d.resumes() {
 		started.Number, started.Started = l.Number, l.Started
 		d.p.linef("going on with release %d, which was not finished", started.Number)
 	} else if d.state.Pending {
 		d.p.linef("release %d (%s) was not finished; this deployment replaces it", l.Number, describe(l))
 	}
 	started.Digest = digest
+	if d.r.Policy.Strategy != nil {
+		started.Strategy = d.r.Policy.Strategy.Kind
+	}
 	started.Images = manifest.ImagesOf(d.r.Objects)
-	d.record = release.Record{Release: started, Objects: objects}
+	heal := d.r.Policy.Heal
+	d.record = release.Record{Release: started, Objects: objects, Heal: heal != nil && *heal}
 	d.begun = d.state.Pending // by the one before, whose objects may be there
 	d.state.Last, d.state.Latest, d.state.Pending = started.Number, started, true
 	d.state.Objects = release.Union(d.state.Objects, refs(d.r.Objects))
@@ -296,21 +330,44 @@ func (d *deployment) begin(ctx context.Context) error {
 	return nil
 }
 
-// roll applies what differs and watches it. Applying is ctx with the deadline.
+// roll runs the hooks before, applies what differs, watches it, and runs the hooks after. Going back runs no Jobs.
+// Applying is ctx with the deadline.
 func (d *deployment) roll(ctx, applying context.Context, differences Differences) error {
+	objects := slices.DeleteFunc(slices.Clone(d.r.Objects), func(o manifest.Object) bool { return d.r.manual && isJob(o.Unstructured) })
+	d.r.painter.plan(objects, d.restoring)
+	order := phases{rest: differences}
+	if !d.r.manual {
+		order = split(differences)
+	}
+	if err := d.apply(ctx, applying, order.early); err != nil {
+		return err
+	}
+	if err := d.runHooks(ctx, order.before); err != nil {
+		return err
+	}
+	if err := d.apply(ctx, applying, order.rest); err != nil {
+		return err
+	}
+	watched := d.r
+	watched.Objects = slices.DeleteFunc(objects, func(o manifest.Object) bool { return hookOf(o) != "" })
+	statuses, err := watch(ctx, watched, d.deadline, d.timeout, d.p)
+	d.result.Statuses = append(d.result.Statuses, statuses...)
+	if err != nil {
+		return err
+	}
+	return d.runHooks(ctx, order.after)
+}
+
+// apply applies differences, and notes what came of it.
+func (d *deployment) apply(ctx, applying context.Context, differences Differences) error {
 	changes, err := apply(applying, d.r, differences, d.p)
-	d.result.Changes = changes
+	d.result.Changes = append(d.result.Changes, changes...)
 	// A request that failed may have arrived.
 	d.begun = d.begun || err != nil && kube.Unreachable(err) || slices.ContainsFunc(changes, func(c Change) bool { return c.Action != "unchanged" })
 	if err != nil {
-		return stopped(ctx, applying, err, applied(changes, len(d.r.Objects)))
+		return stopped(ctx, applying, err, applied(d.result.Changes, len(d.r.Objects)))
 	}
-	watched := d.r
-	if d.r.manual {
-		watched.Objects = slices.DeleteFunc(slices.Clone(d.r.Objects), func(o manifest.Object) bool { return isJob(o.Unstructured) })
-	}
-	d.result.Statuses, err = watch(ctx, watched, d.deadline, d.timeout, d.p)
-	return err
+	return nil
 }
 
 // succeed deletes what left the manifests and records the release as the one that serves.
@@ -335,6 +392,7 @@ func (d *deployment) succeed(ctx context.Context) error {
 	if err := d.end(ctx, ci.Success, message); err != nil {
 		return err
 	}
+	d.tidyHooks(ctx)
 	if err := d.place.Trim(ctx, d.state.Current); err != nil {
 		d.p.linef("old releases could not be deleted: %s", d.r.Client.Explain(err))
 	}
@@ -374,6 +432,7 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 	r := &d.record.Release
 	r.Finished, r.Status, r.Message = time.Now().UTC(), status, message
 	d.result.Release = r
+	d.result.Manifests = d.encode()
 	d.state.Latest, d.state.Pending = *r, false
 	err := retry(ctx, d.r.Client, d.p, func() error {
 		if err := d.place.Put(ctx, d.record); err != nil {
@@ -385,6 +444,16 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 		return fault.New(fault.Unavailable, "release %d could not be recorded in %s: %w", r.Number, d.place, d.r.Client.Explain(err))
 	}
 	return nil
+}
+
+// encode returns the objects of the release for who keeps them outside of the cluster; nothing if that cannot be done,
+// which is no reason to fail: the cluster has them.
+func (d *deployment) encode() []byte {
+	data, err := release.Encode(d.record.Objects)
+	if err != nil {
+		d.p.linef("the manifests are kept in the cluster only: %s", err)
+	}
+	return data
 }
 
 // back puts back the release that served before, because cause ended this one. It returns cause with what became of that.
@@ -405,6 +474,8 @@ func (d *deployment) back(ctx context.Context, cause error) error {
 		return err
 	}
 	switch {
+	case !d.begun && d.state.Current > 0:
+		return failed(fmt.Sprintf("nothing was changed, and release %d serves", d.state.Current))
 	case !d.begun:
 		return failed("nothing was changed")
 	case d.state.Current == 0:
@@ -427,13 +498,16 @@ func (d *deployment) back(ctx context.Context, cause error) error {
 
 // restore brings the objects of an earlier release back exactly, and removes those that came after it.
 func (d *deployment) restore(ctx context.Context, number int64) error {
+	if err := d.withdraw(ctx); err != nil {
+		return err
+	}
 	record, err := d.place.Find(ctx, number)
 	if err != nil {
 		return err
 	}
 	target := *d
 	target.r.Objects = objectsOf(record)
-	target.r.manual = true
+	target.r.manual, target.restoring, target.additions = true, true, nil
 	target.result = &Result{}
 	target.deadline = time.Now().Add(d.timeout)
 	var differences Differences
@@ -444,7 +518,9 @@ func (d *deployment) restore(ctx context.Context, number int64) error {
 	if err != nil {
 		return err
 	}
-	if err := target.roll(ctx, ctx, differences); err != nil {
+	err = target.introduce(ctx, ctx, differences)
+	d.state = target.state
+	if err != nil {
 		return err
 	}
 	if err := d.deletePruned(ctx, target.prune); err != nil {
@@ -498,7 +574,12 @@ func Rollback(ctx context.Context, r Request, number int64, out io.Writer) (Resu
 			return err
 		}
 		d.r.Objects = objectsOf(record)
+		d.r.Policy.Heal = cmp.Or(d.r.Policy.Heal, &record.Heal)
 		d.r.Release.Of, d.r.Release.Commit = number, record.Commit
+		d.r.Release.Author, d.r.Release.Title = record.Author, record.Title
+		if d.r.Policy.Strategy == nil && d.state.Latest.Strategy == ci.Recreate {
+			d.r.Policy.Strategy = &ci.Strategy{Kind: ci.Recreate} // the two versions may not run at once on the way back either
+		}
 		d.p.linef("going back to release %d of %s", number, d.place)
 		return d.change(ctx)
 	})

@@ -59,3 +59,10 @@ func (p *printer) indentf(format string, args ...any) {
 	defer p.mu.Unlock()
 	fmt.Fprintf(p.out, "    "+format+"\n", args...)
 }
+
+// prefixed writes a line of somebody else's log after its name.
+func (p *printer) prefixed(name, line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintln(p.out, name+" | "+line)
+}

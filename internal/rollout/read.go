@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -10,27 +11,137 @@ import (
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"slipway/internal/kube"
 	"slipway/internal/manifest"
 )
 
-// reader reads from the cluster what the assess functions need. What its account may not read is left out, and said
-// once.
+// reader reads from the cluster what the assess functions need: from mirrors where there are some, else by requests. What
+// its account may not read is left out, and said once.
 type reader struct {
 	client   *kube.Client
 	patience Patience
 	printer  *printer
 	denied   map[string]bool
+	// mirrors is nil if everything is read by requests, crowds how many objects of each kind and namespace are followed.
+	mirrors *mirrors
+	crowds  map[crowd]int
+	// fresh has the objects themselves read by requests, whatever the mirrors say.
+	fresh bool
 }
+
+// crowd is a kind in a namespace; all workloads of a namespace together have no kind.
+type crowd struct {
+	kind      schema.GroupKind
+	namespace string
+}
+
+// follow has the reader keep mirrors of what it reads of objects.
+func (r *reader) follow(m *mirrors, objects []manifest.Object) {
+	r.mirrors, r.crowds = m, map[crowd]int{}
+	for _, o := range objects {
+		r.crowds[crowd{o.GroupVersionKind().GroupKind(), o.GetNamespace()}]++
+		r.crowds[crowd{namespace: o.GetNamespace()}]++
+	}
+}
+
+// mirror returns the mirror of a kind in the namespace, or nil. It is narrowed to what selector selects, or to the object
+// of that name, if that is the only one that is followed: namespaces may be large.
+func (r *reader) mirror(ctx context.Context, kind schema.GroupVersionKind, namespace, selector, name string) *mirror {
+	if r.mirrors == nil {
+		return nil
+	}
+	key := mirrorKey{kind: kind, namespace: namespace}
+	if selector != "" && r.crowds[crowd{namespace: namespace}] == 1 {
+		key.labels = selector
+	}
+	if name != "" && r.crowds[crowd{kind.GroupKind(), namespace}] == 1 {
+		key.fields = named(name)
+	}
+	return r.mirrors.find(ctx, key)
+}
+
+// get reads an object, which it does not change, into a value that is as empty; the result is shared and must not be
+// changed.
+func (r *reader) get(ctx context.Context, kind schema.GroupVersionKind, namespace, name string, empty client.Object) (client.Object, error) {
+	if m := r.mirror(ctx, kind, namespace, "", name); m != nil && !r.fresh {
+		if o, known := m.get(name); known && o != nil {
+			return o, nil
+		}
+	}
+	return empty, r.client.Objects.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, empty)
+}
+
+// ownedObjects reads the objects of a kind that selector selects and that belong to uid. If the account may not read them,
+// there are none.
+func ownedObjects[T any, P interface {
+	*T
+	client.Object
+}](ctx context.Context, r *reader, kind schema.GroupVersionKind, namespace string, selector *metav1.LabelSelector, uid types.UID,
+) ([]T, error) {
+	if selector == nil {
+		return nil, nil
+	}
+	labels := metav1.FormatLabelSelector(selector)
+	m := r.mirror(ctx, kind, namespace, labels, "")
+	found, known := []client.Object(nil), false
+	if m != nil {
+		found, known = m.ownedBy(uid)
+	}
+	if !known {
+		direct := &mirror{key: mirrorKey{kind: kind, namespace: namespace, labels: labels}, client: r.client}
+		list, err := direct.newList()
+		if err != nil {
+			return nil, err
+		}
+		if err := r.client.Objects.List(ctx, list, direct.options(metav1.ListOptions{})); err != nil {
+			return nil, r.optional(err)
+		}
+		err = meta.EachListItem(list, func(o runtime.Object) error {
+			if o := o.(client.Object); controller(o) == uid {
+				found = append(found, o)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	objects := make([]T, len(found))
+	slices.SortFunc(found, func(a, b client.Object) int { return strings.Compare(a.GetName(), b.GetName()) })
+	for i, o := range found {
+		objects[i] = *o.(P)
+	}
+	return objects, nil
+}
+
+// The kinds that are understood in detail, and those that they own.
+var (
+	deploymentKind  = appsv1.SchemeGroupVersion.WithKind("Deployment")
+	replicaSetKind  = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+	statefulSetKind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
+	daemonSetKind   = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
+	revisionKind    = appsv1.SchemeGroupVersion.WithKind("ControllerRevision")
+	jobKind         = batchv1.SchemeGroupVersion.WithKind("Job")
+	podKind         = corev1.SchemeGroupVersion.WithKind("Pod")
+	eventKind       = corev1.SchemeGroupVersion.WithKind("Event")
+	claimKind       = corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim")
+	ingressKind     = networkingv1.SchemeGroupVersion.WithKind("Ingress")
+)
 
 // maxEvents is of how many pods of a workload the events are read.
 const maxEvents = 5
@@ -40,6 +151,7 @@ var instant = map[schema.GroupKind]bool{
 	{Kind: "ConfigMap"}: true, {Kind: "Secret"}: true, {Kind: "ServiceAccount"}: true, {Kind: "LimitRange"}: true,
 	{Kind: "ResourceQuota"}: true, {Kind: "Namespace"}: true,
 	{Group: "batch", Kind: "CronJob"}:                                 true,
+	{Group: "policy", Kind: "PodDisruptionBudget"}:                    true,
 	{Group: "networking.k8s.io", Kind: "NetworkPolicy"}:               true,
 	{Group: "rbac.authorization.k8s.io", Kind: "Role"}:                true,
 	{Group: "rbac.authorization.k8s.io", Kind: "RoleBinding"}:         true,
@@ -54,70 +166,87 @@ var instant = map[schema.GroupKind]bool{
 // status reads how far an object is.
 func (r *reader) status(ctx context.Context, o manifest.Object) (Status, error) {
 	ns, name := o.GetNamespace(), o.GetName()
-	apps, core := r.client.Core.AppsV1(), r.client.Core.CoreV1()
-	get := metav1.GetOptions{}
 	switch o.GroupVersionKind().GroupKind() {
-	case schema.GroupKind{Group: "apps", Kind: "Deployment"}:
-		d, err := apps.Deployments(ns).Get(ctx, name, get)
+	case deploymentKind.GroupKind():
+		live, err := r.get(ctx, deploymentKind, ns, name, &appsv1.Deployment{})
 		if err != nil {
 			return Status{}, err
 		}
-		sets, err := apps.ReplicaSets(ns).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)})
-		if err := r.optional(err); err != nil {
+		d := live.(*appsv1.Deployment)
+		sets, err := ownedObjects[appsv1.ReplicaSet](ctx, r, replicaSetKind, ns, d.Spec.Selector, d.UID)
+		if err != nil {
 			return Status{}, err
 		}
-		newest, _ := splitSets(d, sets.Items)
+		newest, _ := splitSets(d, sets)
 		var p podsAndEvents
 		if newest != nil {
 			if p, err = r.pods(ctx, ns, newest.UID, d.Spec.Selector); err != nil {
 				return Status{}, err
 			}
 		}
-		return assessDeployment(o, d, sets.Items, p, r.patience), nil
+		s := assessDeployment(o, d, sets, p, r.patience).with(p)
+		if o.GetLabels()[TrackLabel] != "" {
+			s.Old = "" // stands beside it
+		}
+		return s, nil
 
-	case schema.GroupKind{Group: "apps", Kind: "StatefulSet"}:
-		set, err := apps.StatefulSets(ns).Get(ctx, name, get)
+	case statefulSetKind.GroupKind():
+		live, err := r.get(ctx, statefulSetKind, ns, name, &appsv1.StatefulSet{})
+		if err != nil {
+			return Status{}, err
+		}
+		set := live.(*appsv1.StatefulSet)
+		p, err := r.pods(ctx, ns, set.UID, set.Spec.Selector)
+		return assessStatefulSet(o, set, p, r.patience).with(p), err
+
+	case daemonSetKind.GroupKind():
+		live, err := r.get(ctx, daemonSetKind, ns, name, &appsv1.DaemonSet{})
+		if err != nil {
+			return Status{}, err
+		}
+		set := live.(*appsv1.DaemonSet)
+		revisions, err := ownedObjects[appsv1.ControllerRevision](ctx, r, revisionKind, ns, set.Spec.Selector, set.UID)
 		if err != nil {
 			return Status{}, err
 		}
 		p, err := r.pods(ctx, ns, set.UID, set.Spec.Selector)
-		return assessStatefulSet(o, set, p, r.patience), err
+		return assessDaemonSet(o, set, newestRevision(revisions, set.UID), p, r.patience).with(p), err
 
-	case schema.GroupKind{Group: "apps", Kind: "DaemonSet"}:
-		set, err := apps.DaemonSets(ns).Get(ctx, name, get)
+	case jobKind.GroupKind():
+		live, err := r.get(ctx, jobKind, ns, name, &batchv1.Job{})
 		if err != nil {
 			return Status{}, err
 		}
-		revisions, err := apps.ControllerRevisions(ns).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(set.Spec.Selector)})
-		if err := r.optional(err); err != nil {
-			return Status{}, err
-		}
-		p, err := r.pods(ctx, ns, set.UID, set.Spec.Selector)
-		return assessDaemonSet(o, set, newestRevision(revisions.Items, set.UID), p, r.patience), err
-
-	case schema.GroupKind{Group: "batch", Kind: "Job"}:
-		j, err := r.client.Core.BatchV1().Jobs(ns).Get(ctx, name, get)
-		if err != nil {
-			return Status{}, err
-		}
+		j := live.(*batchv1.Job)
 		p, err := r.pods(ctx, ns, j.UID, j.Spec.Selector)
-		return assessJob(o, j, p, r.patience), err
+		return assessJob(o, j, p, r.patience).with(p), err
 
-	case schema.GroupKind{Kind: "Pod"}:
-		pod, err := core.Pods(ns).Get(ctx, name, get)
+	case podKind.GroupKind():
+		live, err := r.get(ctx, podKind, ns, name, &corev1.Pod{})
 		if err != nil {
 			return Status{}, err
 		}
+		pod := live.(*corev1.Pod)
 		events, err := r.events(ctx, ns, pod.UID)
-		return assessPod(o, pod, podsAndEvents{events: map[types.UID][]corev1.Event{pod.UID: events}}, r.patience), err
+		p := podsAndEvents{events: map[types.UID][]corev1.Event{pod.UID: events}}
+		return assessPod(o, pod, p, r.patience).with(p), err
 
-	case schema.GroupKind{Kind: "PersistentVolumeClaim"}:
-		claim, err := core.PersistentVolumeClaims(ns).Get(ctx, name, get)
+	case claimKind.GroupKind():
+		live, err := r.get(ctx, claimKind, ns, name, &corev1.PersistentVolumeClaim{})
 		if err != nil {
 			return Status{}, err
 		}
+		claim := live.(*corev1.PersistentVolumeClaim)
 		events, err := r.events(ctx, ns, claim.UID)
-		return assessClaim(o, claim, events, r.patience), err
+		p := podsAndEvents{events: map[types.UID][]corev1.Event{claim.UID: events}}
+		return assessClaim(o, claim, events, r.patience).with(p), err
+
+	case ingressKind.GroupKind():
+		live, err := r.get(ctx, ingressKind, ns, name, &networkingv1.Ingress{})
+		if err != nil {
+			return Status{}, err
+		}
+		return assessIngress(o, live.(*networkingv1.Ingress)), nil
 	}
 	return r.other(ctx, o)
 }
@@ -126,7 +255,11 @@ func (r *reader) status(ctx context.Context, o manifest.Object) (Status, error) 
 func (r *reader) other(ctx context.Context, o manifest.Object) (Status, error) {
 	u := &unstructured.Unstructured{}
 	u.SetGroupVersionKind(o.GroupVersionKind())
-	if err := r.client.Objects.Get(ctx, client.ObjectKeyFromObject(o.Unstructured), u); err != nil {
+	live, err := r.get(ctx, o.GroupVersionKind(), o.GetNamespace(), o.GetName(), u)
+	if err != nil {
+		return Status{}, err
+	}
+	if u, err = unstructuredOf(live); err != nil {
 		return Status{}, err
 	}
 	result, err := status.Compute(u)
@@ -145,20 +278,38 @@ func (r *reader) other(ctx context.Context, o manifest.Object) (Status, error) {
 	return s, nil
 }
 
-// pods reads the pods that selector selects, with the events of those that are not ready and of owner.
+// unstructuredOf returns an object of a mirror, which is typed if its kind is one of Kubernetes' own.
+func unstructuredOf(o client.Object) (*unstructured.Unstructured, error) {
+	if u, ok := o.(*unstructured.Unstructured); ok {
+		return u, nil
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		return nil, fmt.Errorf("read an object: %w", err)
+	}
+	u := &unstructured.Unstructured{Object: content}
+	kinds, _, err := scheme.Scheme.ObjectKinds(o)
+	if err != nil {
+		return nil, fmt.Errorf("read an object: %w", err)
+	}
+	u.SetGroupVersionKind(kinds[0])
+	return u, nil
+}
+
+// pods reads the pods of owner, which selector selects, with the events of those that are not ready and of owner.
 func (r *reader) pods(ctx context.Context, namespace string, owner types.UID, selector *metav1.LabelSelector) (podsAndEvents, error) {
 	p := podsAndEvents{events: map[types.UID][]corev1.Event{}}
 	if selector == nil {
 		return p, nil
 	}
-	list, err := r.client.Core.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(selector)})
-	if err := r.optional(err); err != nil {
+	var err error
+	if p.pods, err = ownedObjects[corev1.Pod](ctx, r, podKind, namespace, selector, owner); err != nil {
 		return p, err
 	}
-	p.pods = list.Items
 	uids := []types.UID{owner}
-	for _, pod := range ownedBy(p.pods, owner) {
-		if !ready(&pod) && pod.Status.Phase != corev1.PodSucceeded && pod.DeletionTimestamp == nil && len(uids) <= maxEvents {
+	for i := range p.pods {
+		pod := &p.pods[i]
+		if !ready(pod) && pod.Status.Phase != corev1.PodSucceeded && pod.DeletionTimestamp == nil && len(uids) <= maxEvents {
 			uids = append(uids, pod.UID)
 		}
 	}
@@ -172,15 +323,35 @@ func (r *reader) pods(ctx context.Context, namespace string, owner types.UID, se
 
 // events reads the events of an object, oldest first.
 func (r *reader) events(ctx context.Context, namespace string, uid types.UID) ([]corev1.Event, error) {
+	m := r.mirror(ctx, eventKind, namespace, "", "")
+	var events []corev1.Event
+	expected := m != nil && m.expect(uid)
+	if m != nil && !expected {
+		if found, known := m.ownedBy(uid); known {
+			for _, o := range found {
+				events = append(events, *o.(*corev1.Event))
+			}
+			slices.SortStableFunc(events, byTime)
+			return events, nil
+		}
+	}
 	list, err := r.client.Core.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("involvedObject.uid", string(uid)).String(),
 		Limit:         100,
 	})
+	if expected {
+		m.learn(uid, list.Items, err)
+	}
 	if err := r.optional(err); err != nil {
 		return nil, err
 	}
-	slices.SortStableFunc(list.Items, func(a, b corev1.Event) int { return when(a).Compare(when(b)) })
+	slices.SortStableFunc(list.Items, byTime)
 	return list.Items, nil
+}
+
+// byTime puts events in the order in which they happened, as far as it is known.
+func byTime(a, b corev1.Event) int {
+	return cmp.Or(when(a).Compare(when(b)), strings.Compare(a.Name, b.Name))
 }
 
 func when(e corev1.Event) time.Time {

@@ -44,13 +44,26 @@ type Request struct {
 	// Resumed reports, when the context has ended, whether another process will go on with this deployment, so that it
 	// must be left as it is; nil means never.
 	Resumed func() bool
+	// Policy says how the objects are brought there. Going back to a release follows its record, not the policy's
+	// additions.
+	Policy ci.Policy
+	// Mask hides the values of secrets in what is shown of manifests; nil hides nothing but the values of Secrets.
+	Mask func(string) string
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
 	Patience Patience
 
+	// Picture, if it is set, is shown how far the deployment is, at most twice a second and at its end. It is called by
+	// the goroutine of the deployment, and must not keep it waiting.
+	Picture func(ci.Rollout)
+
 	// manual is set for a rollback by hand: Jobs are not run again.
 	manual bool
+	// painter makes the pictures; it may be nil.
+	painter *painter
+	// drain, if it is not nil, is called by watch before the last lines, and the log of what is followed is shown already.
+	drain func()
 }
 
 // Result is what a deployment did, as far as it came.
@@ -63,6 +76,8 @@ type Result struct {
 	Statuses []Status
 	// Release is the record of the release; nil if there is no environment, or it was not begun.
 	Release *ci.Release
+	// Manifests are the objects of that release, encoded by [release.Encode].
+	Manifests []byte
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -99,7 +114,7 @@ func (d *deployment) plain(ctx context.Context) error {
 	}
 	var differences Differences
 	err := retry(applying, d.r.Client, d.p, func() (err error) {
-		differences, err = diff(applying, d.r)
+		differences, _, _, err = d.diff(applying)
 		return err
 	})
 	if err != nil {
@@ -139,17 +154,22 @@ type Step struct {
 	Manifests []string
 	// Namespace is where objects go that name none; empty means that of the kubeconfig.
 	Namespace string
-	// Environment, Release, KeepFailed and Resumed are as in [Request].
+	// Environment, Release, KeepFailed, Resumed and Mask are as in [Request].
 	Environment string
 	Release     ci.Release
 	KeepFailed  bool
 	Resumed     func() bool
+	Mask        func(string) string
 	// Images maps names of images in the manifests to references, and Pushed is what the run pushed, oldest first; see
 	// [manifest.Images].
 	Images map[string]string
 	Pushed []ci.Image
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
+	// Policy is as in [Request].
+	Policy ci.Policy
+	// Picture is as in [Request].
+	Picture func(ci.Rollout)
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
@@ -208,6 +228,9 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Release:     s.Release,
 		KeepFailed:  s.KeepFailed,
 		Resumed:     s.Resumed,
+		Policy:      s.Policy,
+		Picture:     s.Picture,
+		Mask:        s.Mask,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }

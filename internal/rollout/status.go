@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"slipway/internal/ci"
 	"slipway/internal/manifest"
 )
 
@@ -16,10 +17,19 @@ type Status struct {
 	Done bool
 	// Old says how the version before stands, if there is one: 2 of 2 pods ready.
 	Old string
+	// Pods counts the pods of what has some.
+	Pods Pods
 	// quiet is set when there is nothing to tell, if nothing was told before.
 	quiet bool
 	// troubles are what stands, or may stand, in the way. The first is the most telling.
 	troubles []trouble
+	// events are the newest about the object and its pods, newest first.
+	events []ci.WorkloadEvent
+}
+
+// Pods counts pods. The fields are those of [ci.Workload].
+type Pods struct {
+	Desired, Updated, Ready, Old, OldReady, Restarts int
 }
 
 // String is the line that is shown when the status changes.

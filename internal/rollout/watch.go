@@ -14,8 +14,15 @@ import (
 	"slipway/internal/manifest"
 )
 
-// interval is the time between two looks at the cluster.
-const interval = 500 * time.Millisecond
+// The times of watching.
+const (
+	// interval is the time between two looks at what no watch tells of, and between two lines about an object.
+	interval = 500 * time.Millisecond
+	// gather is how long changes are gathered that come together; outside of watches, requests have to be spared.
+	gather, spare = 10 * time.Millisecond, 250 * time.Millisecond
+	// resync is how often the objects themselves are read whatever the watches say, for each twenty of them.
+	resync = 10 * time.Second
+)
 
 // Watch follows the objects of r, which were applied, until all are rolled out, one fails for certain, or r.Timeout is
 // over. It writes a line to out when a status changes, and, on failure, the last log lines of the container that is to
@@ -30,21 +37,30 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 	w := &watcher{
 		reader:  &reader{client: r.Client, patience: r.Patience.withDefaults(), printer: p, denied: map[string]bool{}},
 		printer: p,
+		painter: r.painter,
+		drain:   r.drain,
 		server:  outage{client: r.Client, printer: p},
 		since:   map[string]time.Time{},
 		timeout: timeout,
 	}
+	var followed []manifest.Object
 	for _, o := range r.Objects {
 		if !instant[o.GroupVersionKind().GroupKind()] {
+			followed = append(followed, o)
 			w.statuses = append(w.statuses, Status{Object: o})
 		}
 	}
+	w.said = make([]said, len(followed))
 	limited, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	w.reader.follow(newMirrors(limited, r.Client), followed)
+	defer w.reader.mirrors.close()
+	synced := time.Now()
 	for {
 		err := w.look(limited)
 		switch {
 		case ctx.Err() != nil:
+			w.tell(true)
 			return w.statuses, w.canceled(context.Cause(ctx))
 		case limited.Err() != nil:
 			// The causes are worth a little more time.
@@ -60,12 +76,34 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 			return w.statuses, w.failure(limited, failed)
 		}
 		if w.done() {
+			w.tell(true)
 			return w.statuses, nil
 		}
-		select {
-		case <-limited.Done():
-		case <-time.After(interval):
+		w.tell(false)
+		w.pause(limited)
+		w.reader.fresh = time.Since(synced) > resync*time.Duration(1+len(w.statuses)/20)
+		if w.reader.fresh {
+			synced = time.Now()
 		}
+	}
+}
+
+// pause waits until there may be something new.
+func (w *watcher) pause(ctx context.Context) {
+	together := gather
+	if !w.reader.mirrors.whole() {
+		together = spare
+	}
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(interval):
+		return
+	case <-w.reader.mirrors.wake:
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(together):
 	}
 }
 
@@ -73,13 +111,23 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 type watcher struct {
 	reader   *reader
 	printer  *printer
+	painter  *painter // may be nil
+	logs     logs
+	drain    func() // if not nil, called before the last lines: then the log of what is followed is shown
 	server   outage
 	statuses []Status
+	said     []said               // of each status
 	since    map[string]time.Time // when a trouble was first seen; see trouble.grace
 	timeout  time.Duration
 }
 
-// look reads the status of all objects that are not done, and prints those that changed.
+// said is what was printed of a status last, and when.
+type said struct {
+	text string
+	at   time.Time
+}
+
+// look reads the status of all objects that are not done.
 func (w *watcher) look(ctx context.Context) error {
 	for i := range w.statuses {
 		before := w.statuses[i]
@@ -94,17 +142,40 @@ func (w *watcher) look(ctx context.Context) error {
 			return err
 		}
 		w.server.over()
-		w.update(i, s)
+		w.statuses[i] = s
+		w.paint(ctx, s, false)
 	}
 	return nil
 }
 
-// update remembers the status of object i, and prints it if there is something new to tell.
-func (w *watcher) update(i int, s Status) {
-	before := w.statuses[i]
-	w.statuses[i] = s
-	if s.Text != before.Text && s.Text != "" && s.Text != unnoticed && !(s.quiet && before.Text == "") {
-		w.printer.linef("%s", s)
+func (w *watcher) paint(ctx context.Context, s Status, failed bool) {
+	if !w.painter.watched() {
+		return
+	}
+	lines, of := w.logs.of(s, func(t trouble) []string { return w.reader.log(ctx, s.Object.GetNamespace(), t) })
+	w.painter.paint(s, failed, lines, of)
+}
+
+// tell prints and shows what is new. What changes all the time is told from time to time, unless last is set.
+func (w *watcher) tell(last bool) {
+	if last && w.drain != nil {
+		w.drain()
+	}
+	w.say(time.Now(), last)
+	w.painter.flush(last)
+}
+
+// say prints the statuses that have changed since they were printed last.
+func (w *watcher) say(now time.Time, last bool) {
+	for i, s := range w.statuses {
+		before := w.said[i]
+		if s.Text == before.text || s.Text == "" || s.Text == unnoticed || s.quiet && before.text == "" {
+			continue
+		}
+		if last || s.Done || now.Sub(before.at) >= interval {
+			w.said[i] = said{s.Text, now}
+			w.printer.linef("%s", s)
+		}
 	}
 }
 
@@ -162,6 +233,10 @@ func objectKey(o manifest.Object) string {
 // failure prints what is known of the failed objects and returns the sentence.
 func (w *watcher) failure(ctx context.Context, failed []failure) error {
 	for _, f := range failed {
+		w.paint(ctx, f.Status, true)
+	}
+	w.tell(true)
+	for _, f := range failed {
 		w.printer.linef("%s", f)
 		w.log(ctx, f)
 	}
@@ -174,7 +249,7 @@ func (w *watcher) failure(ctx context.Context, failed []failure) error {
 
 // log prints the last log lines of the container that is to blame, if one is.
 func (w *watcher) log(ctx context.Context, f failure) {
-	if f.trouble.container == "" || strings.HasPrefix(f.trouble.key, "pull/") || strings.HasPrefix(f.trouble.key, "create/") {
+	if w.drain != nil || f.trouble.container == "" || strings.HasPrefix(f.trouble.key, "pull/") || strings.HasPrefix(f.trouble.key, "create/") {
 		return
 	}
 	lines := w.reader.log(ctx, f.Object.GetNamespace(), f.trouble)

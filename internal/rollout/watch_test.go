@@ -61,14 +61,15 @@ func TestSequences(t *testing.T) {
 // play returns what a watcher says of a sequence.
 func play(t *testing.T, looks []txtar.File) string {
 	var out bytes.Buffer
-	w := &watcher{printer: newPrinter(&out), since: map[string]time.Time{}, statuses: make([]Status, 1)}
+	w := &watcher{printer: newPrinter(&out), since: map[string]time.Time{}, statuses: make([]Status, 1), said: make([]said, 1)}
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, look := range looks {
 		after, err := time.ParseDuration(look.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.update(0, assess(t, look.Data))
+		w.statuses[0] = assess(t, look.Data)
+		w.say(start.Add(after), false)
 		for _, f := range w.failed(start.Add(after)) {
 			fmt.Fprintf(&out, "fails after %s: %s\n", after, f)
 		}

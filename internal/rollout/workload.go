@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -70,6 +72,7 @@ func assessDeployment(o manifest.Object, d *appsv1.Deployment, sets []appsv1.Rep
 	if newest != nil {
 		s.Text = fmt.Sprintf("%d of %d updated, %d ready", d.Status.UpdatedReplicas, want, newest.Status.AvailableReplicas)
 	}
+	s.Pods = deploymentPods(want, d, newest, old, p)
 	if ending := d.Status.Replicas - d.Status.UpdatedReplicas; ending > 0 {
 		s.Text += fmt.Sprintf(", %d old left", ending)
 	}
@@ -172,11 +175,12 @@ func assessStatefulSet(o manifest.Object, set *appsv1.StatefulSet, p podsAndEven
 		updated = max(updated, set.Status.CurrentReplicas)
 	}
 	s.Text = fmt.Sprintf("%d of %d updated, %d ready", updated, update, set.Status.AvailableReplicas)
+	newest, old := byRevision(p.pods, set.UID, set.Status.UpdateRevision)
+	s.Pods = revisionPods(want, newest, old)
 	if updated >= update && set.Status.AvailableReplicas >= want && set.Status.Replicas == want {
 		s.Done, s.Text = true, fmt.Sprintf("rolled out, %d of %d ready", set.Status.AvailableReplicas, want)
 		return s
 	}
-	newest, old := byRevision(p.pods, set.UID, set.Status.UpdateRevision)
 	s.Old = serving(set.Status.UpdateRevision != set.Status.CurrentRevision, countReady(old), int(want), countReady(newest))
 	s.troubles = append(p.troubles(newest, patience), p.notCreated(set.UID, patience)...)
 	return s
@@ -195,11 +199,12 @@ func assessDaemonSet(o manifest.Object, set *appsv1.DaemonSet, revision string, 
 	}
 	want := set.Status.DesiredNumberScheduled
 	s.Text = fmt.Sprintf("%d of %d updated, %d ready", set.Status.UpdatedNumberScheduled, want, set.Status.NumberAvailable)
+	newest, old := byRevision(p.pods, set.UID, revision)
+	s.Pods = revisionPods(want, newest, old)
 	if set.Status.UpdatedNumberScheduled >= want && set.Status.NumberAvailable >= want {
 		s.Done, s.Text = true, fmt.Sprintf("rolled out, %d of %d ready", set.Status.NumberAvailable, want)
 		return s
 	}
-	newest, old := byRevision(p.pods, set.UID, revision)
 	s.Old = serving(set.Generation > 1, countReady(old), int(want), countReady(newest))
 	s.troubles = append(p.troubles(newest, patience), p.notCreated(set.UID, patience)...)
 	return s
@@ -210,6 +215,7 @@ func assessJob(o manifest.Object, j *batchv1.Job, p podsAndEvents, patience Pati
 	s := Status{Object: o}
 	want := replicas(j.Spec.Completions)
 	s.Text = fmt.Sprintf("%d of %d completed, %d running", j.Status.Succeeded, want, j.Status.Active)
+	s.Pods = Pods{Desired: int(want), Updated: int(j.Status.Active + j.Status.Succeeded), Ready: int(j.Status.Succeeded), Restarts: int(j.Status.Failed)}
 	if j.Status.Failed > 0 {
 		s.Text += fmt.Sprintf(", %d failed", j.Status.Failed)
 	}
@@ -302,6 +308,55 @@ func assessClaim(o manifest.Object, claim *corev1.PersistentVolumeClaim, events 
 		}
 	}
 	return s
+}
+
+// assessIngress says where an Ingress is reached. Nobody promises that a controller tells that, so it is not waited for.
+func assessIngress(o manifest.Object, ingress *networkingv1.Ingress) Status {
+	s := Status{Object: o, Done: true, Text: "has no address yet, which is not waited for", quiet: true}
+	var at []string
+	for _, one := range ingress.Status.LoadBalancer.Ingress {
+		at = append(at, oneLine(cmp.Or(one.Hostname, one.IP)))
+	}
+	if len(at) > 0 {
+		s.Text, s.quiet = "has the address "+strings.Join(at, ", "), false
+	}
+	return s
+}
+
+// deploymentPods counts the pods of a Deployment.
+func deploymentPods(want int32, d *appsv1.Deployment, newest *appsv1.ReplicaSet, old []appsv1.ReplicaSet, p podsAndEvents) Pods {
+	pods := Pods{
+		Desired: int(want), Updated: int(d.Status.UpdatedReplicas), Ready: int(min(d.Status.ReadyReplicas, d.Status.UpdatedReplicas)),
+		Old: int(max(0, d.Status.Replicas-d.Status.UpdatedReplicas)),
+	}
+	if newest != nil {
+		pods.Updated, pods.Ready = int(newest.Status.Replicas), int(newest.Status.ReadyReplicas)
+		pods.Restarts = restarts(p.pods)
+	}
+	for _, set := range old {
+		pods.OldReady += int(set.Status.ReadyReplicas)
+	}
+	pods.Old = max(pods.Old, pods.OldReady)
+	return pods
+}
+
+// revisionPods counts the pods of a StatefulSet or DaemonSet.
+func revisionPods(want int32, newest, old []corev1.Pod) Pods {
+	return Pods{
+		Desired: int(want), Updated: len(newest), Ready: countReady(newest), Old: len(old), OldReady: countReady(old),
+		Restarts: restarts(newest),
+	}
+}
+
+// restarts counts how often containers of pods were started again.
+func restarts(pods []corev1.Pod) int {
+	n := 0
+	for _, pod := range pods {
+		for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+			n += int(s.RestartCount)
+		}
+	}
+	return n
 }
 
 func replicas(n *int32) int32 {

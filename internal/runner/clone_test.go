@@ -29,11 +29,11 @@ func newOrigin(b *bench) *origin {
 	endpoint := httptest.NewUnstartedServer(nil)
 	handler, err := gitd.Open(b.T.Context(), gitd.Options{
 		Dir: filepath.Join(b.dir, "git"), URL: "http://" + endpoint.Listener.Addr().String(), Log: slog.New(slog.DiscardHandler),
-		Authorize: func(_ context.Context, _, _, password string, _ bool) error {
+		Authorize: func(_ context.Context, _, _, password string, _ bool) (string, error) {
 			if password != "forge-token-of-ada" {
-				return gitd.ErrUnauthorized
+				return "", gitd.ErrUnauthorized
 			}
-			return nil
+			return "ada", nil
 		},
 	})
 	if err != nil {

@@ -55,8 +55,11 @@ func Wait(ctx context.Context, dir string) (Exit, error) {
 // Started waits until a shim has taken the command of dir, and returns how the step stands then; or when ctx is done, how
 // it stands with ctx's error. It cannot know of a shim that died before, or that was never started.
 func Started(ctx context.Context, dir string) (State, error) {
-	// A shim takes a millisecond or two, while to close an inotify takes the kernel ten.
-	for pause := 200 * time.Microsecond; ; pause = min(2*pause, fastLook) {
+	// A container takes 30 milliseconds, and a look a few microseconds, while to close an inotify takes the kernel ten
+	// milliseconds. Who waits for longer looks less often.
+	began := time.Now()
+	for {
+		pause := max(300*time.Microsecond, min(time.Since(began)/50, fastLook))
 		state, err := Look(dir)
 		if err != nil || state > Starting {
 			return state, err

@@ -102,13 +102,23 @@ func (e *Env) start(ctx context.Context, step engine.Step, out io.Writer) (*Proc
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	var created <-chan struct{} // nil if there is nothing to wait for
+	defer func() {
+		if created == nil {
+			unlock()
+			return
+		}
+		go func() {
+			<-created
+			unlock()
+		}()
+	}()
 	state, err := shim.Look(paths.shim())
 	if err != nil {
 		return nil, err
 	}
 	if state == shim.Unstarted {
-		if err := e.launch(ctx, c, paths, step); err != nil {
+		if created, err = e.launch(ctx, c, paths, step); err != nil {
 			// Whatever there is of the container goes, so that the step may be tried again.
 			clean := e.engine.removeLocked(context.WithoutCancel(ctx), c)
 			return nil, errors.Join(err, clean, os.RemoveAll(string(paths)))

@@ -41,7 +41,43 @@ func (p stepPaths) has(name string) bool {
 const startLimit = time.Minute
 
 // launch makes the container of a step and starts it. On error it leaves what was made.
-func (e *Env) launch(ctx context.Context, c container, paths stepPaths, step engine.Step) error {
+//
+// The step runs a moment before runc has ended, and is not held up by that: whoever removes the container must first wait
+// until created is closed.
+func (e *Env) launch(ctx context.Context, c container, paths stepPaths, step engine.Step) (created <-chan struct{}, err error) {
+	if err := e.bundle(ctx, c, paths, step); err != nil {
+		return nil, err
+	}
+	stderr, err := os.Create(paths.stderr())
+	if err != nil {
+		return nil, err
+	}
+	// From here on the step's process may run. A start that is broken off would leave it half done, so it is not.
+	ctx = context.WithoutCancel(ctx)
+	starting, stop := context.WithTimeout(ctx, startLimit)
+	running, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	waiting, cancel := context.WithTimeout(running, startLimit)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer stop()
+		defer stderr.Close()
+		if err := e.engine.runc.start(starting, c.name(), string(paths), stderr); err != nil {
+			fail(err)
+		}
+	}()
+	if err := e.awaitShim(waiting, c, paths, done); err != nil {
+		stop()
+		<-done
+		return nil, err
+	}
+	return done, nil
+}
+
+// bundle makes all that the container of a step needs, its command included.
+func (e *Env) bundle(ctx context.Context, c container, paths stepPaths, step engine.Step) error {
 	eng := e.engine
 	if _, err := os.Lstat(string(paths)); err == nil {
 		// Another process died while it made the container.
@@ -95,21 +131,7 @@ func (e *Env) launch(ctx context.Context, c container, paths stepPaths, step eng
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// From here on the step's process may run. A start that is broken off would leave it half done, so it is not.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
-	defer cancel()
-	if err := shim.Start(paths.shim(), command); err != nil {
-		return err
-	}
-	stderr, err := os.Create(paths.stderr())
-	if err != nil {
-		return err
-	}
-	defer stderr.Close()
-	if err := eng.runc.start(ctx, c.name(), string(paths), stderr); err != nil {
-		return err
-	}
-	return e.awaitShim(ctx, c, paths)
+	return shim.Start(paths.shim(), command)
 }
 
 func (e *Env) mountRootfs(ctx context.Context, c container, paths stepPaths, step engine.Step) (Rootfs, error) {
@@ -125,8 +147,9 @@ func (e *Env) mountRootfs(ctx context.Context, c container, paths stepPaths, ste
 	return rootfs, nil
 }
 
-// awaitShim waits until the shim of a container that runs has taken its command.
-func (e *Env) awaitShim(ctx context.Context, c container, paths stepPaths) error {
+// awaitShim waits until the shim of a container has taken its command. runc has made the container when created is
+// closed, or it ended ctx with what it has against it.
+func (e *Env) awaitShim(ctx context.Context, c container, paths stepPaths, created <-chan struct{}) error {
 	for gone := false; ; {
 		moment, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 		state, err := shim.Started(moment, paths.shim())
@@ -135,16 +158,21 @@ func (e *Env) awaitShim(ctx context.Context, c container, paths stepPaths) error
 		case err == nil || state > shim.Starting:
 			return nil
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return context.Cause(ctx)
 		case !errors.Is(err, context.DeadlineExceeded):
 			return err
-		case !gone:
-			// It is asked once more, as it may have done all of its work since it was asked.
-			gone = !e.engine.cgroups.populated(e.engine.names.cgroupOf(c))
+		}
+		select {
+		case <-created:
 		default:
+			continue
+		}
+		if gone {
 			said, _ := os.ReadFile(paths.stderr())
 			return fmt.Errorf("its shim ended without taking the command: %s", bytes.TrimSpace(said[:min(len(said), 500)]))
 		}
+		// It is asked once more, as it may have done all of its work since it was asked.
+		gone = !e.engine.cgroups.populated(e.engine.names.cgroupOf(c))
 	}
 }
 

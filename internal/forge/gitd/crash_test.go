@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 func serveForever(dir string) error {
 	server, err := gitd.Open(context.Background(), gitd.Options{
 		Dir:       dir,
-		Authorize: func(context.Context, string, string, string, bool) error { return nil },
+		Authorize: func(context.Context, string, string, string, bool) (string, error) { return "ada", nil },
 		OnPush: func(_ context.Context, _ string, events []ci.Event, _ io.Writer) {
 			fmt.Println(events[0].Delivery)
 			select {}

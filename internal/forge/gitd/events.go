@@ -22,25 +22,24 @@ const maxEvents = 20
 // maxMessage bounds what is kept of a commit, in bytes.
 const maxMessage = 64 << 10
 
-// events returns what the moved refs are to Slipway, in the order in which they were pushed, and how many were too many.
-// Deleted refs, refs other than branches and tags, and tags of something that is no commit give none.
+// events returns what the moved refs are to Slipway, in the order in which they were pushed, those that were deleted last, and how
+// many were too many. Deleted tags, refs other than branches and tags, and tags of something that is no commit give none.
 func (s *Server) events(ctx context.Context, repo repository, id string, moved []command) (events []ci.Event, left int, err error) {
+	var deleted []ci.Event
 	for _, c := range moved {
-		if c.deletes() {
-			continue
-		}
-		event, ok := c.event(repo.user, id)
-		if !ok {
-			continue
-		}
-		if len(events) == maxEvents {
+		event, ok := c.event(repo, id)
+		switch {
+		case !ok:
+		case event.Kind == ci.Delete:
+			deleted = append(deleted, event)
+		case len(events) == maxEvents:
 			left++
-			continue
+		default:
+			events = append(events, event)
 		}
-		events = append(events, event)
 	}
 	if len(events) == 0 {
-		return nil, 0, nil
+		return deleted, 0, nil
 	}
 	revs := make([]string, len(events))
 	for i, e := range events {
@@ -57,7 +56,7 @@ func (s *Server) events(ctx context.Context, repo repository, id string, moved [
 			found = append(found, events[i])
 		}
 	}
-	return found, left, nil
+	return append(found, deleted...), left, nil
 }
 
 // object is something in a repository; kind is empty if it is not there.

@@ -50,14 +50,14 @@ func start(t *testing.T, change func(*gitd.Options)) *fixture {
 	options := gitd.Options{
 		Dir: f.dir,
 		URL: "http://" + f.host + "/git",
-		Authorize: func(_ context.Context, repo, _, password string, write bool) error {
+		Authorize: func(_ context.Context, repo, _, password string, write bool) (string, error) {
 			switch {
 			case password == writer, password == reader && !write:
-				return nil
+				return "token of " + password, nil
 			case password == reader:
-				return forge.ErrDenied
+				return "", forge.ErrDenied
 			default:
-				return gitd.ErrUnauthorized
+				return "", gitd.ErrUnauthorized
 			}
 		},
 		OnPush: func(_ context.Context, repo string, events []ci.Event, out io.Writer) {

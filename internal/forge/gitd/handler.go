@@ -122,7 +122,8 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 // repository is one that a request was let into.
 type repository struct {
 	name, dir string
-	user      string
+	// user is what who calls is called by themself, by is the name of their token.
+	user, by string
 }
 
 // admit finds the repository of a request and checks that who calls may read it, or write to it. It has answered if it
@@ -138,7 +139,8 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, write bool) (repo
 	if write {
 		verb = "push to"
 	}
-	switch err := s.options.Authorize(r.Context(), name, user, password, write); {
+	by, err := s.options.Authorize(r.Context(), name, user, password, write)
+	switch {
 	case err == nil:
 	case errors.Is(err, ErrUnauthorized):
 		w.Header().Set("WWW-Authenticate", `Basic realm="Slipway", charset="UTF-8"`)
@@ -160,7 +162,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, write bool) (repo
 		refuse(w, http.StatusNotFound, missing(name))
 		return repository{}, false
 	}
-	return repository{name: name, dir: dir, user: user}, true
+	return repository{name: name, dir: dir, user: user, by: by}, true
 }
 
 func missing(name string) string {

@@ -21,6 +21,7 @@ const journalPrefix = "slipway-push-"
 type entry struct {
 	ID       string    `json:"id"`
 	User     string    `json:"user,omitempty"`
+	By       string    `json:"by,omitempty"`
 	Commands []command `json:"commands"`
 
 	path string
@@ -32,7 +33,7 @@ func (s *Server) note(repo repository, commands []command) (*entry, error) {
 		return &entry{}, nil
 	}
 	id := rand.Text()
-	e := &entry{ID: id, User: repo.user, Commands: commands, path: filepath.Join(repo.dir, journalPrefix+id)}
+	e := &entry{ID: id, User: repo.user, By: repo.by, Commands: commands, path: filepath.Join(repo.dir, journalPrefix+id)}
 	text, err := json.Marshal(e)
 	if err != nil {
 		return nil, err
@@ -77,7 +78,7 @@ func (s *Server) Recover(ctx context.Context) (int, error) {
 		if err != nil {
 			return n, fmt.Errorf("recover a push: %w", err)
 		}
-		repo := repository{name: filepath.ToSlash(name), dir: dir, user: e.User}
+		repo := repository{name: filepath.ToSlash(name), dir: dir, user: e.User, by: e.By}
 		one, cancel := context.WithTimeout(ctx, announceTime)
 		if moved := s.standing(one, repo, e.Commands); len(moved) > 0 {
 			s.announce(one, repo, e.ID, moved, io.Discard)

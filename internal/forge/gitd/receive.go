@@ -255,7 +255,7 @@ func (s *Server) standing(ctx context.Context, repo repository, commands []comma
 	}
 	var standing []command
 	for i, c := range commands {
-		if objects[i].hash == c.After && c.Before != c.After {
+		if (objects[i].hash == c.After || c.deletes() && objects[i].kind == "") && c.Before != c.After {
 			standing = append(standing, c)
 		}
 	}
@@ -287,10 +287,15 @@ func (s *Server) repairHead(ctx context.Context, dir string, moved []command) er
 	return err
 }
 
-// event turns a moved ref into an event that lacks its commit, or returns false if the ref is neither a branch nor a tag.
-func (c command) event(user, id string) (ci.Event, bool) {
-	event := ci.Event{Ref: c.Ref, After: c.After, Sender: user, Delivery: id + " " + c.Ref}
+// event turns a moved ref into an event that lacks its commit, or returns false if the ref is neither a branch nor a tag, or if
+// it is a tag that was deleted.
+func (c command) event(repo repository, id string) (ci.Event, bool) {
+	event := ci.Event{Ref: c.Ref, After: c.After, Sender: repo.user, By: repo.by, Delivery: id + " " + c.Ref}
 	if branch, ok := strings.CutPrefix(c.Ref, "refs/heads/"); ok {
+		if c.deletes() {
+			event.Kind, event.Before, event.After, event.Source, event.Target = ci.Delete, c.Before, "", branch, branch
+			return event, true
+		}
 		event.Kind, event.Source, event.Target = ci.Push, branch, branch
 		if !c.creates() {
 			event.Before = c.Before
@@ -298,5 +303,5 @@ func (c command) event(user, id string) (ci.Event, bool) {
 		return event, true
 	}
 	event.Kind = ci.Tag
-	return event, strings.HasPrefix(c.Ref, "refs/tags/")
+	return event, strings.HasPrefix(c.Ref, "refs/tags/") && !c.deletes()
 }

@@ -42,10 +42,11 @@ type Options struct {
 	Dir string
 	// URL is where the handler is reached from outside, such as https://ci.example.com/git. It begins the clone URLs.
 	URL string
-	// Authorize says whether who calls may read the repo, or write to it. It returns nil, [ErrUnauthorized],
-	// [forge.ErrDenied], [forge.ErrNotFound], or some other error if it cannot tell. User and password are empty when
-	// the caller gave none. It is asked before it is known whether the repository exists.
-	Authorize func(ctx context.Context, repo, user, password string, write bool) error
+	// Authorize says whether who calls may read the repo, or write to it, and who that is for sure: the user is only what they
+	// call themselves. Its error is nil, [ErrUnauthorized], [forge.ErrDenied], [forge.ErrNotFound], or some other one if it
+	// cannot tell. User and password are empty when the caller gave none. It is asked before it is known whether the repository
+	// exists.
+	Authorize func(ctx context.Context, repo, user, password string, write bool) (who string, err error)
 	// OnPush is called when a push has moved branches or tags, and before the pusher gets the end of the answer. What
 	// it writes to out appears on the pusher's terminal, line by line, as it is written. Its context doesn't end with the
 	// pusher's connection, but after a minute. It must not use out after it returned. It may be called a second time for

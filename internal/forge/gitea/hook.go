@@ -19,8 +19,8 @@ import (
 
 // Hook reads a webhook.
 //
-//   - "push" gives a push for a branch and a tag for a tag, unless the ref was deleted. The "create" and "delete" hooks
-//     say the same again and are ignored.
+//   - "push" gives a push for a branch and a tag for a tag; of a branch that was deleted, it gives that. The "create" and
+//     "delete" hooks say the same again and are ignored.
 //   - "pull_request" gives a pull request when it was opened, reopened or got new commits.
 //
 // The event's delivery is made of the body: the id that the forge sends along is not covered by the signature, and
@@ -152,7 +152,14 @@ func zero(hash string) bool { return strings.Trim(hash, "0") == "" }
 
 func (h *pushHook) event() (ci.Event, string, error) {
 	if zero(h.After) && hashPattern.MatchString(h.After) {
-		return ci.Event{}, fmt.Sprintf("%.200s was deleted", h.Ref), nil
+		branch, ok := strings.CutPrefix(h.Ref, "refs/heads/")
+		if !ok || branch == "" {
+			return ci.Event{}, fmt.Sprintf("%.200s was deleted", h.Ref), nil
+		}
+		if !hashPattern.MatchString(h.Before) {
+			return ci.Event{}, "", errShape
+		}
+		return ci.Event{Kind: ci.Delete, Ref: h.Ref, Before: h.Before, Source: branch, Target: branch, Sender: h.Sender.Login}, "", nil
 	}
 	event := ci.Event{Ref: h.Ref, After: h.After, Sender: h.Sender.Login}
 	if branch, ok := strings.CutPrefix(h.Ref, "refs/heads/"); ok && branch != "" {

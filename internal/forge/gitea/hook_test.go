@@ -20,6 +20,12 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
+		if event.Kind == ci.Delete {
+			if event.After != "" || event.Target == "" || !hashPattern.MatchString(event.Before) {
+				t.Errorf("a branch that was deleted: %+v", event)
+			}
+			return
+		}
 		if !hashPattern.MatchString(event.After) || zero(event.After) {
 			t.Errorf("an event of no commit: %+v", event)
 		}
@@ -48,7 +54,7 @@ func FuzzParse(f *testing.F) {
 func TestReasons(t *testing.T) {
 	const about = `"repository":{"id":1,"full_name":"ada/engine"}`
 	tests := []struct{ name, kind, body, want string }{
-		{"deleted branch", "push", `{"ref":"refs/heads/x","before":"1111111111111111111111111111111111111111","after":"0000000000000000000000000000000000000000",` + about + `}`, "refs/heads/x was deleted"},
+		{"deleted tag", "push", `{"ref":"refs/tags/x","before":"1111111111111111111111111111111111111111","after":"0000000000000000000000000000000000000000",` + about + `}`, "refs/tags/x was deleted"},
 		{"another ref", "push", `{"ref":"refs/notes/x","after":"1111111111111111111111111111111111111111",` + about + `}`, `"refs/notes/x" is neither a branch nor a tag`},
 		{"labelled", "pull_request", `{"action":"label_updated",` + about + `}`, `a pull request that was "label_updated" starts nothing`},
 		{"new tag, as push says too", "create", `{}`, `Slipway has no use for the webhook event "create"`},
@@ -85,5 +91,13 @@ func TestForeign(t *testing.T) {
 				t.Errorf("foreign = %t, want %t", got, test.want)
 			}
 		})
+	}
+}
+
+func TestDeletedBranch(t *testing.T) {
+	body := `{"ref":"refs/heads/feature/x","before":"1111111111111111111111111111111111111111","after":"0000000000000000000000000000000000000000","sender":{"login":"ada"},"repository":{"id":1,"full_name":"ada/engine"}}`
+	event, reason, err := parse("ada/engine", "push", []byte(body))
+	if err != nil || reason != "" || event.Kind != ci.Delete || event.Ref != "refs/heads/feature/x" || event.Source != "feature/x" || event.Sender != "ada" || event.After != "" {
+		t.Errorf("parse = %+v, %q, %v", event, reason, err)
 	}
 }

@@ -1,6 +1,6 @@
 // Package kustomize renders a folder of a workspace with Kustomize, in-process and without trusting the folder.
 //
-// [Build] first walks everything that the kustomization refers to ([checker]) and refuses what would leave the
+// [Render] first walks everything that the kustomization refers to ([checker]) and refuses what would leave the
 // workspace, use the network or run a program; then it lets Kustomize read the very same bytes through a read-only file
 // system. Kustomize alone would fetch URLs and run git.
 package kustomize
@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/resmap"
+	"sigs.k8s.io/kustomize/api/resource"
 
 	"slipway/internal/manifest/source"
 )
@@ -24,54 +25,53 @@ import (
 // FileNames returns the names by which a folder is known to have a kustomization.
 func FileNames() []string { return konfig.RecognizedKustomizationFileNames() }
 
-// Error is what is wrong with a kustomization. Line and Column are 0 where they are not known.
-type Error struct {
-	File         string
-	Line, Column int
-	Message      string
-}
-
-// Error implements error.
-func (e *Error) Error() string {
-	if e.Line == 0 {
-		return e.File + ": " + e.Message
-	}
-	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, max(e.Column, 1), e.Message)
-}
+// Error is what is wrong with a kustomization.
+type Error = source.Error
 
 // running serialises builds: the OpenAPI schema in Kustomize's kyaml is one for the whole process, and its maps are read
 // and written without a common lock.
 var running sync.Mutex
 
-// Build renders the kustomization in the folder dir of files. Its error is an [*Error], or that of ctx, which is looked
-// at before Kustomize starts; the limits of files and of YAML bound what Kustomize does from there.
-func Build(ctx context.Context, files *source.Files, dir string) ([]map[string]any, error) {
-	c := checker{files: files}
-	if err := c.folder(dir, nil); err != nil {
-		return nil, err
+// Render renders the kustomization in the folder that r names, and fills variables into what it gives. Its error is an
+// [*Error], or that of ctx, which is looked at before Kustomize starts; the limits of files and of YAML bound what
+// Kustomize does from there.
+func Render(ctx context.Context, r source.Request) (source.Result, error) {
+	c := checker{files: r.Files}
+	if err := c.folder(r.Name, nil); err != nil {
+		return source.Result{}, err
 	}
 	running.Lock()
 	defer running.Unlock()
 	if err := ctx.Err(); err != nil {
+		return source.Result{}, err
+	}
+	resources, err := run(r.Files, r.Name)
+	if err != nil {
+		return source.Result{}, &Error{File: r.Name, Message: tidy(err)}
+	}
+	var result source.Result
+	for _, res := range resources.Resources() {
+		value, err := valueOf(res, r.Variables)
+		if err != nil {
+			return source.Result{}, &Error{File: r.Name, Message: fmt.Sprintf("%s: %v", res.CurId(), err)}
+		}
+		result.Objects = append(result.Objects, source.Object{Value: value, At: source.Position{File: r.Name}})
+	}
+	return result, nil
+}
+
+// valueOf fills variables into a resource. Its nodes still know what was written in quotes.
+func valueOf(res *resource.Resource, variables map[string]string) (map[string]any, error) {
+	if _, err := source.Fill(res.YNode(), variables); err != nil {
 		return nil, err
 	}
-	resources, err := run(files, dir)
+	data, err := res.MarshalJSON()
 	if err != nil {
-		return nil, &Error{File: dir, Message: tidy(err)}
+		return nil, err
 	}
-	var values []map[string]any
-	for _, r := range resources.Resources() {
-		data, err := r.MarshalJSON()
-		if err != nil {
-			return nil, &Error{File: dir, Message: fmt.Sprintf("%s: %v", r.CurId(), err)}
-		}
-		var value map[string]any
-		if err := json.Unmarshal(data, &value); err != nil {
-			return nil, &Error{File: dir, Message: fmt.Sprintf("%s: %v", r.CurId(), err)}
-		}
-		values = append(values, value)
-	}
-	return values, nil
+	var value map[string]any
+	err = json.Unmarshal(data, &value)
+	return value, err
 }
 
 // run runs Kustomize. Input that it does not expect makes parts of it panic.

@@ -29,6 +29,9 @@ const (
 	MaxEntries    = 50_000   // folder entries looked at
 )
 
+// maxWalk is how deep folders may be nested in one that is walked.
+const maxWalk = 30
+
 // Files reads the files of a workspace within limits. Names are relative to the workspace and separated by slashes. It
 // is not safe for concurrent use.
 type Files struct {
@@ -166,6 +169,43 @@ func (f *Files) Glob(pattern string) ([]string, error) {
 		}
 	}
 	slices.Sort(names)
+	return names, nil
+}
+
+// Walk returns the files in a folder and in the folders below it, sorted and with the folder in front. What skip says is
+// left out, folders with all that is in them. Links to folders are followed, as far as they stay in the workspace.
+func (f *Files) Walk(dir string, skip func(name string, isDir bool) bool) ([]string, error) {
+	return f.walk(dir, skip, 0)
+}
+
+func (f *Files) walk(dir string, skip func(name string, isDir bool) bool, depth int) ([]string, error) {
+	if depth > maxWalk {
+		return nil, fmt.Errorf("%s: folders are nested more than %d deep; does a link lead back to where it is?", dir, maxWalk)
+	}
+	entries, err := f.readDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		name, isDir := path.Join(dir, e.Name()), e.IsDir()
+		if e.Type()&fs.ModeSymlink != 0 {
+			if isDir, err = f.Stat(name); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case skip(name, isDir):
+		case isDir:
+			below, err := f.walk(name, skip, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, below...)
+		default:
+			names = append(names, name)
+		}
+	}
 	return names, nil
 }
 

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -97,4 +100,39 @@ func Documents(data []byte) ([]*yaml.Node, error) {
 		}
 		docs = append(docs, &doc)
 	}
+}
+
+// Split cuts a file before each line that starts a document, as kubectl does.
+func Split(data []byte) [][]byte {
+	var docs [][]byte
+	start := 0
+	for i := 0; i < len(data); {
+		end := len(data)
+		if n := bytes.IndexByte(data[i:], '\n'); n >= 0 {
+			end = i + n + 1
+		}
+		line := data[i:end]
+		if rest, ok := bytes.CutPrefix(line, []byte("---")); ok && i > start && (len(rest) == 0 || strings.ContainsRune(" \t\r\n", rune(rest[0]))) {
+			docs = append(docs, data[start:i])
+			start = i
+		}
+		i = end
+	}
+	return append(docs, data[start:])
+}
+
+// yamlLine finds the line in the messages of the YAML libraries, which have no structured form for it.
+var yamlLine = regexp.MustCompile(`line (\d+): `)
+
+// ParseError returns the line and the message of an error of a YAML library. The line is 1 if it is not known.
+func ParseError(err error) (line int, message string) {
+	message = strings.TrimPrefix(err.Error(), "error converting YAML to JSON: ")
+	message = strings.TrimPrefix(message, "yaml: ")
+	message = strings.TrimPrefix(message, "unmarshal errors:\n  ")
+	message, _, _ = strings.Cut(message, "\n") // the first of several
+	if m := yamlLine.FindStringSubmatchIndex(message); m != nil {
+		line, _ = strconv.Atoi(message[m[2]:m[3]])
+		message = message[m[1]:]
+	}
+	return max(line, 1), strings.TrimSpace(strings.ReplaceAll(message, "\n", " "))
 }
