@@ -69,7 +69,9 @@ func (v imagesView) EditPolicy() string {
 }
 
 // Own reports whether the policy that holds was set for this very repository.
-func (v imagesView) Own() bool { return v.Policy.Repository == v.Image && v.Policy.Text != "" && v.Policy.Commit == "" }
+func (v imagesView) Own() bool {
+	return v.Policy.Repository == v.Image && v.Policy.Text != "" && v.Policy.Commit == ""
+}
 
 // UntaggedBytes is what the images without a tag have, as if each were alone.
 func (v imagesView) UntaggedBytes() (sum int64) {

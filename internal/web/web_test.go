@@ -111,7 +111,8 @@ func newSite(t *testing.T, scheme string) *site {
 		Store: db, Logs: logs, Keys: keys, Auth: s.auth, Log: log, Forges: map[string]forge.Forge{flow.OwnForge: oneFile{s}},
 		URL: strings.Replace(s.url, "http", scheme, 1), Registry: "registry.test",
 	})
-	server.Config.Handler = web.New(web.Options{Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Rollback: s.rollback,
+	server.Config.Handler = web.New(web.Options{
+		Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Rollback: s.rollback,
 		Images: &retention.Cleaner{Store: db, Facts: s, Now: time.Now},
 	})
 	server.Start()
