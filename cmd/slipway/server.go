@@ -198,7 +198,12 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	mux.Handle("/git/", http.StripPrefix("/git", git))
 	mux.Handle(protocol.PathPrefix, protocol.Handler(runs, access.runner))
 	mux.Handle("/metrics", measure(authority, db, images, log))
-	mux.Handle("/", web.New(web.Options{Flow: runs, Store: db, Logs: logs, Auth: authority, Images: cleaner, Log: log}))
+	mux.Handle("/", web.New(web.Options{
+		Flow: runs, Store: db, Logs: logs, Auth: authority, Images: cleaner, Log: log,
+		Rollback: func(ctx context.Context, to ci.Release, by string) (ci.Run, error) {
+			return runs.Rollback(ctx, to.Repo, to.Environment, to.Namespace, to.Number, by)
+		},
+	}))
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
