@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"slipway/internal/client"
 	"slipway/internal/fault"
@@ -63,6 +64,12 @@ func (c *connection) open() (*client.Client, error) {
 	return at, check(at)
 }
 
+// register adds the flags that say which server is meant.
+func (c *connection) register(flags *pflag.FlagSet) {
+	flags.StringVar(&c.server, "server", "", "root of the server (default $SLIPWAY_SERVER, then the login, then "+defaultServer+")")
+	flags.StringVar(&c.token, "token", "", "token (default $SLIPWAY_TOKEN, then the login)")
+}
+
 // check finds what is wrong with a connection before anything is sent.
 func check(at *client.Client) error {
 	if u, err := url.Parse(at.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
@@ -88,10 +95,8 @@ func newClientCommands() []*cobra.Command {
 	c := &connection{}
 	commands := []*cobra.Command{newRepoCommand(c), newSecretCommand(c), newRunCommand(c), newTokenCommand(c), newRegistryCommand(c), newLoginCommand(c)}
 	for _, cmd := range commands {
-		flags := cmd.PersistentFlags()
-		flags.StringVar(&c.server, "server", "", "root of the server (default $SLIPWAY_SERVER, then the login, then "+defaultServer+")")
-		flags.StringVar(&c.token, "token", "", "token (default $SLIPWAY_TOKEN, then the login)")
-		flags.BoolVar(&c.json, "json", false, "print JSON")
+		c.register(cmd.PersistentFlags())
+		cmd.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
 	}
 	return commands
 }

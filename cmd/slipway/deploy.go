@@ -59,6 +59,7 @@ func (f *deployFlags) step(args []string) (rollout.Step, error) {
 func newDeployCommand() *cobra.Command {
 	var flags deployFlags
 	var probe probeFlags
+	var strategyFlags strategyFlags
 	var timeout time.Duration
 	var keepFailed bool
 	cmd := &cobra.Command{
@@ -76,7 +77,8 @@ diff shows each addition with its reason. With --probe, requests are sent to a U
 many losses fail the rollout.
 
 With --environment, what left the manifests since the last release is deleted, the release is recorded in the cluster
-(see "slipway env"), and a release that fails is rolled back to the last good one.
+(see "slipway env"), and a release that fails is rolled back to the last good one. --strategy says how the new version takes
+the place of the old one there; see "slipway rollout" for what can be said meanwhile.
 
 Exit codes: 0 all is rolled out; 1 the manifests are wrong or refused; 2 the new version does not work, is not ready in
 time, or somebody interrupted; 3 the account may not do it; 4 a namespace or file is missing; 5 it conflicts with what
@@ -91,12 +93,19 @@ is in the cluster; 6 the cluster cannot be reached.`,
 			defer step.Workspace.Close()
 			step.Timeout, step.KeepFailed = timeout, keepFailed
 			step.Policy.Probe, step.ProbeLocal = probe.policy(), true
+			if step.Policy.Strategy, err = strategyFlags.read(); err != nil {
+				return err
+			}
+			if step.Policy.Strategy != nil && step.Environment == "" {
+				return fault.New(fault.Invalid, "--strategy needs --environment, because the release that serves has to be known")
+			}
 			_, err = rollout.Run(cmd.Context(), step, cmd.OutOrStdout())
 			return err
 		},
 	}
 	flags.register(cmd)
 	probe.register(cmd)
+	strategyFlags.register(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", rollout.DefaultTimeout, "time for applying and rolling out together")
 	cmd.Flags().BoolVar(&keepFailed, "no-rollback", false, "leave a release that fails as it is, instead of going back to the last good one")
 	return cmd

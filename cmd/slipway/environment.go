@@ -133,7 +133,8 @@ func newEnvCommand() *cobra.Command {
 		Long: `Say what runs in the environments of a cluster, since when and from which commit. All of it is read from the cluster:
 no server is needed.`,
 	}
-	cmd.AddCommand(newEnvListCommand(), newEnvShowCommand(), newEnvHistoryCommand(), newEnvUnlockCommand())
+	cmd.AddCommand(newEnvListCommand(), newEnvShowCommand(), newEnvHistoryCommand(), newEnvDiffCommand(), newEnvDriftCommand(), newEnvUnlockCommand(),
+		newEnvImportCommand())
 	return cmd
 }
 
@@ -169,6 +170,10 @@ func standing(s release.State) string {
 	switch {
 	case s.Locked != "":
 		return "locked: " + s.Locked
+	case s.Pending && s.Progress != nil:
+		return fmt.Sprintf("release %d is being rolled out (%s)", s.Latest.Number, progress(*s.Progress))
+	case s.Progress != nil:
+		return fmt.Sprintf("release %d was left in the middle (%s); the next deployment or rollback takes it back", s.Progress.Release, progress(*s.Progress))
 	case s.Pending:
 		return fmt.Sprintf("release %d is being rolled out", s.Latest.Number)
 	case s.Current == 0:

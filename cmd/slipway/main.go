@@ -79,7 +79,7 @@ Exit codes: 0 all is well; 1 the input is wrong; 2 it was carried out and failed
 	root.SetVersionTemplate(version.String() + "\n")
 	root.AddCommand(
 		newServerCommand(), newRunnerCommand(), newShimCommand(),
-		newLintCommand(), newPlanCommand(), newRenderCommand(), newDiffCommand(), newDeployCommand(), newRollbackCommand(), newEnvCommand(),
+		newLintCommand(), newPlanCommand(), newRenderCommand(), newDiffCommand(), newDeployCommand(), newRollbackCommand(), newRolloutCommand(), newEnvCommand(),
 		newClusterCommand(),
 	)
 	root.AddCommand(newClientCommands()...)

@@ -18,12 +18,13 @@ import (
 
 func newRegistryCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "registry", Short: "Look after the image registry (tags, policies, consistency), and prune others",
+		Use: "registry", Short: "Look after the image registry (tags, policies, quotas, export and import, consistency), and prune others",
 		Long: `Look after the image registry. REPOSITORY is the name of images, such as octo/app or octo/app/cache, without a host.`,
 	}
 	cmd.AddCommand(
 		newTagsCommand(c), newHistoryCommand(c), newDeleteTagCommand(c), newRestoreCommand(c),
-		newPolicyCommand(c), newRegistryCheckCommand(), newPruneCommand(),
+		newPolicyCommand(c), newQuotaCommand(c), newExportCommand(c), newImportCommand(c),
+		newRegistryCheckCommand(), newPruneCommand(),
 	)
 	return cmd
 }

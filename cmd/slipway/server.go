@@ -24,6 +24,7 @@ import (
 	"slipway/internal/auth"
 	"slipway/internal/blob"
 	"slipway/internal/ci"
+	"slipway/internal/drift"
 	"slipway/internal/fault"
 	"slipway/internal/flow"
 	"slipway/internal/forge"
@@ -157,7 +158,9 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fmt.Errorf("open the git endpoint: %w", err)
 	}
 	defer git.Close()
-	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, func(ctx context.Context, repo string) ([]string, error) {
+	connected := &clusters{kubeconfig: opts.runner.kubeconfig}
+	defer connected.Close()
+	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, connected.running, func(ctx context.Context, repo string) ([]string, error) {
 		return runs.OpenBranches(ctx, repo)
 	}}, Now: time.Now}
 	runs = flow.New(flow.Options{
@@ -194,6 +197,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	mux.Handle("/jwt/auth", images)
 	mux.Handle("/git/", http.StripPrefix("/git", git))
 	mux.Handle(protocol.PathPrefix, protocol.Handler(runs, access.runner))
+	mux.Handle("/metrics", measure(authority, db, images, log))
 	mux.Handle("/", web.New(web.Options{Flow: runs, Store: db, Logs: logs, Auth: authority, Images: cleaner, Log: log}))
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -208,6 +212,8 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return nil
 	})
 	group.Go(func() error { runs.Run(ctx); return nil })
+	keeper := &drift.Keeper{Clusters: connected.List, Store: db, Heal: connected.heal, Log: log, Now: time.Now}
+	group.Go(func() error { keeper.Run(ctx); return nil })
 	group.Go(func() error { tidy(ctx, cleaner, images, min(opts.grace, time.Hour), log); return nil })
 	if !opts.noRunner {
 		opts.runner.data = filepath.Join(opts.data, "runner")

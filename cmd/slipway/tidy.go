@@ -10,9 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
+
 	"slipway/internal/ci"
 	"slipway/internal/registry"
 	"slipway/internal/retention"
+	"slipway/internal/rollout"
 	"slipway/internal/store"
 )
 
@@ -62,6 +65,8 @@ type facts struct {
 		store.Runs
 		store.Releases
 	}
+	// running returns what clusters run of a repo's images, and who of them could not be asked.
+	running func(ctx context.Context, repo string) (uses []rollout.ImageUse, unasked string)
 	// branches returns the open branches of a repo, or nil if they are not known.
 	branches func(ctx context.Context, repo string) ([]string, error)
 }
@@ -72,9 +77,36 @@ func repoOf(repository string) string {
 	return strings.Join(parts[:min(len(parts), 2)], "/")
 }
 
-// InUse implements [retention.Facts]: the images of runs that go on, of the newest successful ones with the runs that they
-// repeat, which a rollback or a promotion starts from, and of the newest releases, whichever repo deployed them.
-func (f facts) InUse(ctx context.Context, repository string) (uses []retention.Use, err error) {
+// InUse implements [retention.Facts]: what clusters run or can go back to, the images of runs that go on, of the newest
+// successful ones with the runs that they repeat, which a rollback or a promotion starts from, and of the newest releases,
+// whichever repo deployed them.
+func (f facts) InUse(ctx context.Context, repository string) (uses []retention.Use, unasked string, err error) {
+	running, unasked := f.running(ctx, repoOf(repository))
+	for _, one := range running {
+		if use, ok := useOf(one.Image, repository, one.Reason); ok {
+			uses = append(uses, use)
+		}
+	}
+	known, err := f.known(ctx, repository)
+	return append(uses, known...), unasked, err
+}
+
+// useOf says which image of the repository is used by a reference: by its digest, whatever the host and name, because
+// mirrors and copies have other ones; or by its tag, under whatever host.
+func useOf(image, repository, reason string) (retention.Use, bool) {
+	if _, digest, ok := strings.Cut(image, "@"); ok {
+		return retention.Use{Digest: digest, Reason: reason}, true
+	}
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil || reference.Path(named) != repository {
+		return retention.Use{}, false
+	}
+	tag, _ := reference.TagNameOnly(named).(reference.Tagged)
+	return retention.Use{Name: tag.Tag(), Reason: reason}, true
+}
+
+// known returns the images in use that the database knows of.
+func (f facts) known(ctx context.Context, repository string) (uses []retention.Use, err error) {
 	repo := repoOf(repository)
 	add := func(number int64, why string) error {
 		run, err := f.store.FindRun(ctx, repo, number)
@@ -99,8 +131,8 @@ func (f facts) InUse(ctx context.Context, repository string) (uses []retention.U
 	}
 	for _, r := range releases {
 		for _, image := range r.Images {
-			if _, digest, ok := strings.Cut(image, "@"); ok {
-				uses = append(uses, retention.Use{Digest: digest, Reason: fmt.Sprintf("release %d of %s has it", r.Number, r.Environment)})
+			if use, ok := useOf(image, repository, fmt.Sprintf("release %d of %s has it", r.Number, r.Environment)); ok {
+				uses = append(uses, use)
 			}
 		}
 	}

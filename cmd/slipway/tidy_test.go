@@ -10,6 +10,7 @@ import (
 
 	"slipway/internal/ci"
 	"slipway/internal/retention"
+	"slipway/internal/rollout"
 	"slipway/internal/store"
 	"slipway/internal/store/sqlstore"
 )
@@ -21,7 +22,13 @@ func TestFacts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	f := facts{db, func(_ context.Context, repo string) ([]string, error) { return []string{"of " + repo}, nil }}
+	running := func(_ context.Context, repo string) ([]rollout.ImageUse, string) {
+		return []rollout.ImageUse{
+			{Image: "ci.example.com:7070/octo/app@sha256:pod", Reason: "pod a runs it"}, {Image: "mirror.example.com/octo/app/cache:v7", Reason: "pod b runs it"},
+			{Image: "octo/app/cache", Reason: "pod c runs it"}, {Image: "octo/other:1", Reason: "pod d runs it"}, {Image: "sha256:abc", Reason: "pod e runs it"},
+		}, repo + " is away"
+	}
+	f := facts{db, running, func(_ context.Context, repo string) ([]string, error) { return []string{"of " + repo}, nil }}
 	for _, repo := range []ci.Repo{{Name: "octo/app", Forge: "slipway"}, {Name: "octo/far", Forge: "gitea"}} {
 		if err := db.PutRepo(ctx, &repo); err != nil {
 			t.Fatal(err)
@@ -53,15 +60,18 @@ func TestFacts(t *testing.T) {
 	if err := db.PutRelease(ctx, ci.Release{
 		Repo: "octo/far", Environment: "production", Namespace: "far", Number: 4, Started: time.Now(), Status: ci.Success,
 		Images: []string{"ci.example.com:7070/octo/app@sha256:old", "unpinned:1"},
-	}); err != nil {
+	}, nil); err != nil {
 		t.Fatal(err)
 	}
 
-	got, err := f.InUse(ctx, "octo/app/cache")
-	if err != nil {
-		t.Fatal(err)
+	got, unasked, err := f.InUse(ctx, "octo/app/cache")
+	if err != nil || unasked != "octo/app is away" {
+		t.Fatal(unasked, err)
 	}
 	want := []retention.Use{
+		{Digest: "sha256:pod", Reason: "pod a runs it"},
+		{Name: "v7", Reason: "pod b runs it"},
+		{Name: "latest", Reason: "pod c runs it"},
 		{Digest: "sha256:old", Reason: "release 4 of production has it"},
 		{Digest: "sha256:octo/app/cache:tmp", Reason: "run 13 goes on"},
 		{Digest: "sha256:octo/app:v2", Reason: "run 13 goes on"},
@@ -70,7 +80,7 @@ func TestFacts(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if got, err := f.InUse(ctx, "octo/app"); err != nil || got[3].Tag != "v1" {
+	if got, _, err := f.InUse(ctx, "octo/app"); err != nil || got[len(got)-1].Tag != "v1" {
 		t.Errorf("got %+v, %v", got, err)
 	}
 

@@ -44,7 +44,7 @@ func newTokenCreateCommand(c *connection) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&scopes, "scope", nil, "admin, repo:OWNER/NAME (read, push and run), pull (all images) or runner; may be repeated")
+	cmd.Flags().StringArrayVar(&scopes, "scope", nil, "admin, repo:OWNER/NAME (read, push and run), pull (all images), pull:OWNER/NAME (those of one repo), runner or metrics; may be repeated")
 	cmd.Flags().DurationVar(&life, "expires-in", 0, "how long it is good, such as 720h (default: for ever)")
 	return cmd
 }

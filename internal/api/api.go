@@ -55,6 +55,7 @@ func Register(mux *http.ServeMux, opts Options) huma.API {
 	s.registerEnvironments(api)
 	s.registerTokens(api)
 	s.registerImages(api)
+	s.registerReleases(api)
 	return api
 }
 
@@ -158,9 +159,14 @@ type Empty struct{}
 
 // add registers one operation. Everything that an operation answers is in a body.
 func add[In, Out any](s *server, api huma.API, id, method, path, summary string, do func(context.Context, *In) (Out, error)) {
+	addSized(s, api, 1<<20, id, method, path, summary, do)
+}
+
+// addSized is add of an operation whose body has at most the given number of bytes.
+func addSized[In, Out any](s *server, api huma.API, most int64, id, method, path, summary string, do func(context.Context, *In) (Out, error)) {
 	type answer struct{ Body Out }
 	huma.Register(api, huma.Operation{
-		OperationID: id, Method: method, Path: path, Summary: summary, MaxBodyBytes: 1 << 20,
+		OperationID: id, Method: method, Path: path, Summary: summary, MaxBodyBytes: most,
 		Errors: []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict},
 	}, func(ctx context.Context, in *In) (*answer, error) {
 		out, err := do(ctx, in)

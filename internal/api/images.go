@@ -47,6 +47,19 @@ type NewImagePolicy struct {
 	Text string `json:"text" maxLength:"65536" doc:"YAML; empty removes the policy, or tries the one that holds"`
 }
 
+// ImageQuota is how many bytes a repository of images may have, and has, with all below it.
+type ImageQuota struct {
+	Repository string `json:"repository"`
+	Bytes      int64  `json:"bytes" doc:"how many it may have"`
+	Used       int64  `json:"used" doc:"what its images need, and what was pushed and has no image yet"`
+	Stored     int64  `json:"stored" doc:"that, and what was deleted and can be restored; it may be twice the quota"`
+}
+
+// NewImageQuota is the body that sets a quota.
+type NewImageQuota struct {
+	Bytes int64 `json:"bytes" minimum:"0" doc:"0 removes the quota"`
+}
+
 // Restoration is the body that moves a tag back, or brings a deleted tag or image back.
 type Restoration struct {
 	Tag    string `json:"tag,omitempty" maxLength:"128" doc:"without it, the image alone is brought back"`
@@ -98,6 +111,17 @@ func (s *server) registerImages(api huma.API) {
 			return Empty{}, err
 		}
 		return Empty{}, s.Images.Put(ctx, in.Repository, in.Body.Text, who)
+	})
+	add(s, api, "get-image-quotas", http.MethodGet, base+"quota", "Get the quotas that hold for a repository of images, the widest first, and what is used of them", s.imageQuotas)
+	add(s, api, "put-image-quota", http.MethodPut, base+"quota", "Set a quota; of the empty repository, for each repo that has none; admins only", func(ctx context.Context, in *struct {
+		Repository string `query:"repository" maxLength:"229" doc:"with all below it; empty for each repo that has none of its own"`
+		Body       NewImageQuota
+	},
+	) (Empty, error) {
+		if err := s.admin(ctx); err != nil {
+			return Empty{}, err
+		}
+		return Empty{}, s.Store.PutQuota(ctx, in.Repository, in.Body.Bytes)
 	})
 	add(s, api, "try-image-policy", http.MethodPost, base+"dry-run", "Say what a retention policy would delete now, why, and how many bytes; nothing is deleted", s.tryImagePolicy)
 }
@@ -184,6 +208,21 @@ func (s *server) imagePolicy(ctx context.Context, in *struct {
 		err = fault.New(fault.NotFound, "no policy holds for %q: everything is kept", in.Repository)
 	}
 	return ImagePolicy{found.Repository, found.Text, found.Updated, found.By, found.Commit}, err
+}
+
+func (s *server) imageQuotas(ctx context.Context, in *struct {
+	ImagePath
+},
+) ([]ImageQuota, error) {
+	if err := s.pulls(ctx, in.Repository); err != nil {
+		return nil, err
+	}
+	found, err := s.Store.FindQuotas(ctx, in.Repository)
+	quotas := []ImageQuota{}
+	for _, q := range found {
+		quotas = append(quotas, ImageQuota(q))
+	}
+	return quotas, err
 }
 
 func (s *server) tryImagePolicy(ctx context.Context, in *struct {

@@ -22,8 +22,9 @@ type RunPath struct {
 
 // Listing chooses runs.
 type Listing struct {
-	Before int64 `query:"before" minimum:"0" doc:"only runs with a smaller id, for paging"`
-	Limit  int   `query:"limit" minimum:"1" maximum:"500" default:"50"`
+	Before int64  `query:"before" minimum:"0" doc:"only runs with a smaller id, for paging"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50"`
+	Image  string `query:"image" maxLength:"1000" doc:"only those that pushed this image: a reference as it was pushed, or a digest"`
 }
 
 func (s *server) registerRuns(api huma.API) {
@@ -47,7 +48,7 @@ func (s *server) listAllRuns(ctx context.Context, in *Listing) ([]ci.Run, error)
 		visible[repo.Name] = true
 	}
 	runs := []ci.Run{}
-	for page := (store.RunFilter{Before: in.Before, Limit: 500}); len(visible) > 0; {
+	for page := (store.RunFilter{Before: in.Before, Image: in.Image, Limit: 500}); len(visible) > 0; {
 		all, err := s.Store.ListRuns(ctx, page)
 		if err != nil {
 			return nil, err
@@ -75,7 +76,7 @@ func (s *server) listRuns(ctx context.Context, in *struct {
 	if _, err := s.reads(ctx, in.repo()); err != nil {
 		return nil, err
 	}
-	runs, err := s.Store.ListRuns(ctx, store.RunFilter{Repo: in.repo(), Before: in.Before, Limit: in.Limit})
+	runs, err := s.Store.ListRuns(ctx, store.RunFilter{Repo: in.repo(), Before: in.Before, Image: in.Image, Limit: in.Limit})
 	if runs == nil {
 		runs = []ci.Run{}
 	}

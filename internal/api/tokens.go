@@ -16,7 +16,7 @@ import (
 // NewToken is the body that makes a token.
 type NewToken struct {
 	Name    string    `json:"name" minLength:"1" maxLength:"100"`
-	Scopes  []string  `json:"scopes" minItems:"1" doc:"admin, repo:OWNER/NAME, pull or runner"`
+	Scopes  []string  `json:"scopes" minItems:"1" doc:"admin, repo:OWNER/NAME, pull, pull:OWNER/NAME, runner or metrics"`
 	Expires time.Time `json:"expires,omitzero" doc:"when it stops to be good; absent means never"`
 }
 

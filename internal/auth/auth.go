@@ -23,18 +23,25 @@ import (
 	"slipway/internal/store"
 )
 
-// Scopes of tokens. A scope that begins with [ScopeRepo] is followed by the name of one repo.
+// Scopes of tokens. [ScopeRepo] and [ScopePullRepo] are followed by the name of one repo.
 const (
-	ScopeAdmin  = "admin"  // everything
-	ScopeRepo   = "repo:"  // read, push, run and settings of one repo and its images
-	ScopePull   = "pull"   // read all images, for clusters
-	ScopeRunner = "runner" // claim jobs
+	ScopeAdmin = "admin" // everything
+	ScopeRepo  = "repo:" // read, push, run and settings of one repo and its images
+	ScopePull  = "pull"  // read all images, for clusters
+	// ScopePullRepo is to read the images of one repo.
+	ScopePullRepo = "pull:"
+	ScopeRunner   = "runner" // claim jobs
+	// ScopeMetrics is to read the server's metrics.
+	ScopeMetrics = "metrics"
 )
 
 // ValidScope reports whether s can be the scope of a token.
 func ValidScope(s string) bool {
 	name, isRepo := strings.CutPrefix(s, ScopeRepo)
-	return s == ScopeAdmin || s == ScopePull || s == ScopeRunner || isRepo && strings.Count(name, "/") == 1
+	if !isRepo {
+		name, isRepo = strings.CutPrefix(s, ScopePullRepo)
+	}
+	return s == ScopeAdmin || s == ScopePull || s == ScopeRunner || s == ScopeMetrics || isRepo && strings.Count(name, "/") == 1
 }
 
 // Principal is somebody who showed a good token.
@@ -62,6 +69,9 @@ func (p Principal) Admin() bool { return p.has(ScopeAdmin) }
 // Runner reports whether p may claim jobs.
 func (p Principal) Runner() bool { return p.has(ScopeRunner) || p.Admin() }
 
+// Measures reports whether p may read the metrics.
+func (p Principal) Measures() bool { return p.has(ScopeMetrics) || p.Admin() }
+
 // Manages reports whether p may change the repo: push, run, cancel, set secrets.
 func (p Principal) Manages(repo string) bool {
 	return p.Admin() || p.Job == 0 && p.has(ScopeRepo+repo)
@@ -75,7 +85,7 @@ const MirrorPrefix = "mirror/"
 
 // Pulls reports whether p may pull the image repository: owner/name and all below it belong to the repo owner/name.
 func (p Principal) Pulls(image string) bool {
-	return p.has(ScopePull) || p.Reads(owner(image)) || strings.HasPrefix(image, MirrorPrefix) && len(p.Scopes) > 0
+	return p.has(ScopePull) || p.has(ScopePullRepo+owner(image)) || p.Reads(owner(image)) || strings.HasPrefix(image, MirrorPrefix) && len(p.Scopes) > 0
 }
 
 // Pushes reports whether p may push to the image repository, and delete from it.
@@ -141,7 +151,7 @@ func (a *Authority) Find(ctx context.Context, token string) (Principal, error) {
 func (a *Authority) Create(ctx context.Context, name string, scopes []string, expires time.Time) (string, ci.Token, error) {
 	for _, s := range scopes {
 		if !ValidScope(s) {
-			return "", ci.Token{}, fault.New(fault.Invalid, "%q is no scope; use admin, repo:OWNER/NAME, pull or runner", s)
+			return "", ci.Token{}, fault.New(fault.Invalid, "%q is no scope; use admin, repo:OWNER/NAME, pull, pull:OWNER/NAME, runner or metrics", s)
 		}
 	}
 	if name == "" || len(scopes) == 0 {

@@ -16,15 +16,17 @@ func TestPrincipals(t *testing.T) {
 	// Each row says for whom what is allowed, by letters: Admin, Runner, Manages, Reads of ada/engine, pulls and Pushes of
 	// its images, pull of a mirror's, and then of another repo's images.
 	for want, who := range map[string]auth.Principal{
-		"ARMR pP m p":  {Scopes: []string{auth.ScopeAdmin}},
-		"--MR pP m -":  {Scopes: []string{"repo:ada/engine"}},
-		"---- -- m p":  {Scopes: []string{"repo:eve/other"}},
-		"---- p- m p":  {Scopes: []string{auth.ScopePull}},
-		"-R-- -- m -":  {Scopes: []string{auth.ScopeRunner}},
-		"---R pP m -":  {Scopes: []string{"repo:ada/engine"}, Job: 7},
-		"---R p- m -":  {Scopes: []string{"repo:ada/engine"}, Job: 7, ReadOnly: true},
-		"---- -- - -":  {},
-		"---- -- m - ": {Scopes: []string{"repo:ada/eng"}},
+		"ARMR pP m p":   {Scopes: []string{auth.ScopeAdmin}},
+		"--MR pP m -":   {Scopes: []string{"repo:ada/engine"}},
+		"---- -- m p":   {Scopes: []string{"repo:eve/other"}},
+		"---- p- m p":   {Scopes: []string{auth.ScopePull}},
+		"-R-- -- m -":   {Scopes: []string{auth.ScopeRunner}},
+		"---- p- m - ":  {Scopes: []string{"pull:ada/engine"}},
+		"---- -- m -  ": {Scopes: []string{"pull:ada/eng", "metrics"}},
+		"---R pP m -":   {Scopes: []string{"repo:ada/engine"}, Job: 7},
+		"---R p- m -":   {Scopes: []string{"repo:ada/engine"}, Job: 7, ReadOnly: true},
+		"---- -- - -":   {},
+		"---- -- m - ":  {Scopes: []string{"repo:ada/eng"}},
 	} {
 		letter := func(c string, allowed bool) string {
 			if allowed {
@@ -62,7 +64,7 @@ func TestTokens(t *testing.T) {
 	if _, err := s.Auth.Find(t.Context(), text); err == nil || !strings.Contains(err.Error(), `the token "ci" expired on`) {
 		t.Errorf("an expired token: %v", err)
 	}
-	for _, scopes := range [][]string{nil, {"root"}, {"repo:ada"}, {"repo:a/b/c"}, {"admin", ""}} {
+	for _, scopes := range [][]string{nil, {"root"}, {"repo:ada"}, {"repo:a/b/c"}, {"pull:"}, {"pull:ada"}, {"admin", ""}} {
 		if _, _, err := s.Auth.Create(t.Context(), "x", scopes, time.Time{}); fault.Of(err) == nil || fault.Of(err).Code != fault.Invalid {
 			t.Errorf("scopes %q: %v", scopes, err)
 		}

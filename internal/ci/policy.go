@@ -136,6 +136,3 @@ func (p Probed) String() string {
 	}
 	return fmt.Sprintf("%d of %d requests to %s lost: %s", p.Lost, p.Sent, p.URL, strings.Join(p.Causes, ", "))
 }
-
-// Strategy is how a new version takes the place of the old one.
-type Strategy struct{}

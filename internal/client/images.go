@@ -60,3 +60,13 @@ func (c *Client) PutImagePolicy(ctx context.Context, repository, text string) er
 func (c *Client) TryImagePolicy(ctx context.Context, repository, text string) (decision retention.Decision, err error) {
 	return decision, c.do(ctx, http.MethodPost, imagePath("dry-run", repository), api.NewImagePolicy{Text: text}, &decision)
 }
+
+// ImageQuotas returns the quotas that hold for a repository of images, the widest first.
+func (c *Client) ImageQuotas(ctx context.Context, repository string) (quotas []api.ImageQuota, err error) {
+	return quotas, c.do(ctx, http.MethodGet, imagePath("quota", repository), nil, &quotas)
+}
+
+// PutImageQuota sets a quota; 0 bytes remove it. That of the empty repository is for each repo that has none.
+func (c *Client) PutImageQuota(ctx context.Context, repository string, bytes int64) error {
+	return c.do(ctx, http.MethodPut, imagePath("quota", repository), api.NewImageQuota{Bytes: bytes}, nil)
+}

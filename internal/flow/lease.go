@@ -172,10 +172,8 @@ func (f *Flow) Append(ctx context.Context, lease string, events []protocol.Event
 		if err := f.appendLog(ctx, job, e); err != nil {
 			return err
 		}
-		if e.Release != nil {
-			if err := f.putRelease(ctx, &run, job, *e.Release); err != nil {
-				return err
-			}
+		if err := f.appendRecord(ctx, &run, job, e); err != nil {
+			return err
 		}
 	}
 	if quiet {
@@ -219,17 +217,6 @@ func (f *Flow) appendLog(ctx context.Context, job *ci.Job, e protocol.Event) err
 	return err
 }
 
-// putRelease stores the release that a step of a run reported. Whose it is says the lease, and not the runner.
-func (f *Flow) putRelease(ctx context.Context, run *ci.Run, job *ci.Job, e protocol.Release) error {
-	r := e.Release
-	r.Repo, r.Run, r.Step = run.Repo, run.Number, job.Steps[e.Step-1].Name
-	r.Commit, r.By, r.Link = run.Event.After, run.Event.Actor(), f.Link(run.Repo, run.Number)
-	if err := f.Store.PutRelease(ctx, r); err != nil {
-		return fmt.Errorf("store a release: %w", err)
-	}
-	return f.noteReleased(ctx, *run, r)
-}
-
 // check refuses what no runner sends, before any of it is stored.
 func check(job *ci.Job, events []protocol.Event) error {
 	if len(events) > protocol.MaxEvents {
@@ -257,6 +244,11 @@ func check(job *ci.Job, events []protocol.Event) error {
 			if r := e.Release.Release; !r.Status.Done() || r.Started.IsZero() || r.Number < 1 {
 				return fault.New(fault.Invalid, "release %d of %q has not ended", r.Number, r.Environment)
 			}
+			if n := len(e.Release.Manifests); n > protocol.MaxManifests {
+				return fault.New(fault.TooLarge, "the manifests of a release have %d bytes; at most %d are allowed", n, protocol.MaxManifests)
+			}
+		case e.Preview != nil:
+			step = e.Preview.Step
 		}
 		if step < 1 || step > len(job.Steps) {
 			return fault.New(fault.Invalid, "event %d of job %d is about step %d, which does not exist", e.Seq, job.ID, step)
@@ -397,7 +389,7 @@ func (f *Flow) assignment(ctx context.Context, run ci.Run, jobID int64, lease st
 	i := slices.IndexFunc(planned.Jobs, func(j plan.Job) bool { return j.Name == job.Name })
 	a := &protocol.Assignment{
 		Lease: lease, JobID: jobID, Repo: run.Repo, Run: run.Number, Link: f.Link(run.Repo, run.Number),
-		Commit: run.Event.After, By: run.Event.Actor(),
+		Commit: run.Event.After, By: run.Event.Actor(), Author: author(run.Event.Commit), Title: title(run.Event.Commit),
 		// A fork's pull request is not the repo's own work, whatever the repo is trusted with.
 		Trusted: repo.Trusted && !run.Event.FromFork(), Fork: run.Event.FromFork(),
 		Job: planned.Jobs[i], Registry: f.Registry,

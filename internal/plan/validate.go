@@ -98,6 +98,11 @@ func (s Step) validate(volumes map[string]bool) error {
 	if err := validateEnv(s.Env); err != nil {
 		return err
 	}
+	if s.Deploy != nil && s.Deploy.Policy.Strategy != nil {
+		if err := s.Deploy.Policy.Strategy.Validate(); err != nil {
+			return fmt.Errorf("the strategy %w", err)
+		}
+	}
 	if s.Exec == nil {
 		return nil
 	}

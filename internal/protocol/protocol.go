@@ -86,8 +86,11 @@ type Assignment struct {
 	Run  int64  `json:"run"`
 	Link string `json:"link,omitempty"`
 	// Commit is the full hash of what runs, By the login of who caused it.
-	Commit  string `json:"commit,omitempty"`
-	By      string `json:"by,omitempty"`
+	Commit string `json:"commit,omitempty"`
+	By     string `json:"by,omitempty"`
+	// Author is who wrote the commit, Title the first line of its message.
+	Author  string `json:"author,omitempty"`
+	Title   string `json:"title,omitempty"`
 	Trusted bool   `json:"trusted,omitempty"`
 	// Fork is true for the pull request of a fork: strangers wrote what runs.
 	Fork bool `json:"fork,omitempty"`
@@ -151,6 +154,7 @@ type Event struct {
 	End     *StepEnd   `json:"end,omitempty"`
 	Image   *Image     `json:"image,omitempty"`
 	Release *Release   `json:"release,omitempty"`
+	Preview *Preview   `json:"preview,omitempty"`
 }
 
 // Image says that a step pushed an image.
@@ -163,6 +167,15 @@ type Image struct {
 type Release struct {
 	Step    int        `json:"step"`
 	Release ci.Release `json:"release"`
+	// Manifests are the rendered manifests as package release encodes them, of at most [MaxManifests] bytes. They may
+	// hold secrets: the server keeps them sealed. Empty if there was nothing to keep.
+	Manifests []byte `json:"manifests,omitempty"`
+}
+
+// Preview says what a deployment would change, as a step found out. The server replaces what the step said before.
+type Preview struct {
+	Step    int        `json:"step"`
+	Preview ci.Preview `json:"preview"`
 }
 
 // StepStart says that a step has begun.
@@ -202,4 +215,7 @@ const (
 	MaxLogData = 64 << 10 // bytes of one Log
 	MaxBody    = 16 << 20 // bytes of one request or answer
 	MinLease   = 26       // characters of a lease's token, for 128 random bits in base32
+
+	MaxManifests = 1 << 20 // bytes of the manifests of one Release; a Secret of a cluster holds no more
+	MaxPreview   = 1 << 20 // bytes of one Preview as JSON
 )

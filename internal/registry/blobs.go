@@ -17,8 +17,12 @@ func (h *Handler) getBlob(w http.ResponseWriter, r *http.Request, req request) e
 		return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
 	}
 	err = h.serveBlob(w, r, req, d)
-	if from, ok := h.cache.upstream(req.name); ok && errors.Is(err, errNoBlob) {
-		err = h.pullBlob(w, r, req, from, d)
+	if from, ok := h.cache.upstream(req.name); ok {
+		hit := !errors.Is(err, errNoBlob)
+		if !hit {
+			err = h.pullBlob(w, r, req, from, d)
+		}
+		h.counters.mirrored(aBlob, hit, err)
 	}
 	if errors.Is(err, errNoBlob) {
 		return fail(http.StatusNotFound, codeBlobUnknown, "%s has no blob %s", req.name, d)

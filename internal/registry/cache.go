@@ -137,12 +137,14 @@ func (h *Handler) note(host string, err error) {
 }
 
 // findManifest is store.FindManifest, which for a repository of another registry fetches what is not here or may be old.
-func (h *Handler) findManifest(ctx context.Context, name, ref string) (store.Manifest, error) {
+func (h *Handler) findManifest(ctx context.Context, name, ref string) (_ store.Manifest, failed error) {
 	m, err := h.store.FindManifest(ctx, name, ref)
 	from, ok := h.cache.upstream(name)
 	if !ok || err != nil && !errors.Is(err, store.ErrNotFound) {
 		return m, err
 	}
+	hit := true
+	defer func() { h.counters.mirrored(aManifest, hit, failed) }()
 	var old *store.Manifest
 	wait := fetchTime
 	if err == nil {
@@ -187,6 +189,7 @@ func (h *Handler) findManifest(ctx context.Context, name, ref string) (store.Man
 		if result.Err != nil {
 			return store.Manifest{}, h.upstreamError(result.Err, name, codeManifestUnknown, "manifest "+ref)
 		}
+		hit = false
 		return result.Val.(store.Manifest), nil
 	case <-timer.C:
 		if old != nil {

@@ -53,6 +53,11 @@ func (h *Handler) Collect(ctx context.Context) (Collected, error) {
 	defer h.collector.mu.Unlock()
 	then := h.now().Add(-h.grace)
 	var done Collected
+	defer func() {
+		h.counters.collections.Add(1)
+		h.counters.freedBlobs.Add(done.Blobs)
+		h.counters.freedBytes.Add(done.Bytes)
+	}()
 	purged, err := h.store.PurgeRegistry(ctx, then)
 	done.Manifests, done.Links = purged.Manifests, purged.Links
 	if err != nil {

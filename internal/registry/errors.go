@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"syscall"
+
+	"slipway/internal/store"
 )
 
 // The error codes (spec, "Error Codes"). codeUnknown is not among them: clients take any code that they don't know for
@@ -44,8 +46,11 @@ func fail(status int, code, format string, args ...any) error {
 // writeError answers with err. What is not a statusError is logged and its inside not shown.
 func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	var e *statusError
+	var over *store.QuotaError
 	switch {
 	case errors.As(err, &e):
+	case errors.As(err, &over):
+		e = &statusError{http.StatusForbidden, codeDenied, fmt.Sprintf("the quota is used up: %v; nothing was stored. Delete images, or ask an admin for more", over)}
 	case r.Context().Err() != nil:
 		// The client has gone, and takes no answer.
 		return

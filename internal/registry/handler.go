@@ -72,6 +72,7 @@ type Handler struct {
 	immutable func(ctx context.Context, repository string) (func(tag string) bool, error)
 	locks     locks
 	collector collector
+	counters  counters
 	now       func() time.Time
 	log       *slog.Logger
 }
@@ -186,9 +187,11 @@ var endpoints = map[string]map[string]endpoint{
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if err := h.serve(w, r); err != nil {
-		h.writeError(w, r, err)
-	}
+	h.counters.count(w, r, func(w http.ResponseWriter, r *http.Request) {
+		if err := h.serve(w, r); err != nil {
+			h.writeError(w, r, err)
+		}
+	})
 }
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {

@@ -373,9 +373,9 @@ const stressPolicy = "rules: [{tags: old-*, keep: 3}]\nuntagged: 1s\n"
 // noFacts know nothing of runs and branches.
 type noFacts struct{}
 
-func (noFacts) InUse(context.Context, string) ([]retention.Use, error) { return nil, nil }
-func (noFacts) Branches(context.Context, string) ([]string, error)     { return nil, nil }
-func (noFacts) Over(context.Context, string) (bool, error)             { return false, nil }
+func (noFacts) InUse(context.Context, string) ([]retention.Use, string, error) { return nil, "", nil }
+func (noFacts) Branches(context.Context, string) ([]string, error)             { return nil, nil }
+func (noFacts) Over(context.Context, string) (bool, error)                     { return false, nil }
 
 // newCleaner returns a cleaner with stressPolicy for all repositories.
 func newCleaner(ctx context.Context, db *sqlstore.DB, now func() time.Time) (*retention.Cleaner, error) {

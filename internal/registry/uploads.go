@@ -187,9 +187,24 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 512<<10); return
 
 // receive appends the body to the upload and to its hash. What arrived before an error stays, for the client to go on
 // from; only when it cannot be written is the upload given up.
-func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) error {
+//
+// have is the digest that the client says the blob has, if it does: no quota keeps out what the repository has already.
+func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, repository string, have digest) error {
 	if r.ContentLength > h.maxBlob-u.size {
 		return fail(http.StatusRequestEntityTooLarge, codeSizeInvalid, "a blob may have at most %d bytes", h.maxBlob)
+	}
+	bounded, err := h.bounded(r.Context(), repository, have)
+	if err != nil {
+		return err
+	}
+	// It is asked before there are more bytes than that.
+	room := u.size
+	if bounded && r.ContentLength > 0 {
+		room += r.ContentLength
+		if err := h.store.CheckQuota(r.Context(), repository, room); err != nil {
+			h.dropUpload(u, true)
+			return err
+		}
 	}
 	rc := http.NewResponseController(w)
 	// The deadline must not hit what comes after the body.
@@ -203,6 +218,13 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) err
 			if u.size+int64(n) > h.maxBlob {
 				h.dropUpload(u, true)
 				return fail(http.StatusRequestEntityTooLarge, codeSizeInvalid, "a blob may have at most %d bytes", h.maxBlob)
+			}
+			if bounded && u.size+int64(n) > room {
+				if err := h.store.CheckQuota(r.Context(), repository, u.size+int64(n)); err != nil {
+					h.dropUpload(u, true)
+					return err
+				}
+				room = u.size + quotaStep
 			}
 			if _, err := u.file.Write((*buffer)[:n]); err != nil {
 				h.dropUpload(u, true)
@@ -220,6 +242,21 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload) err
 			return fail(http.StatusBadRequest, codeSizeInvalid, "the body ended before its time, after %d bytes of the upload: %v", u.size, err)
 		}
 	}
+}
+
+// quotaStep is how far beyond a quota a body of unknown length may go, in bytes, before it is noticed.
+const quotaStep = 32 << 20
+
+// bounded reports whether quotas count for a blob of that digest, which may be empty.
+func (h *Handler) bounded(ctx context.Context, repository string, d digest) (bool, error) {
+	if d == (digest{}) {
+		return true, nil
+	}
+	_, err := h.store.FindBlob(ctx, repository, d.String())
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 // closeUpload makes the upload a blob of the repository if it has the digest d, and otherwise removes it.
@@ -248,8 +285,8 @@ func (h *Handler) keepUpload(ctx context.Context, u *upload, repository string, 
 	// From here on it must not be collected, which happens to files without rows.
 	lock := h.locks.of(d)
 	lock.RLock()
-	defer lock.RUnlock()
 	if err := h.disk.commit(u.path, d); err != nil {
+		lock.RUnlock()
 		h.dropUpload(u, true)
 		return fmt.Errorf("keep a blob: %w", err)
 	}
@@ -257,9 +294,16 @@ func (h *Handler) keepUpload(ctx context.Context, u *upload, repository string, 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	err := link(ctx, repository, store.Blob{Digest: d.String(), Size: u.size, Linked: h.now()})
-	if err != nil {
-		h.collector.strays.Store(true)
+	lock.RUnlock()
+	if err == nil {
+		return nil
 	}
+	if refused := err; errors.As(err, new(*store.QuotaError)) { // the database has said no, and means it
+		if _, err := h.removeStray(ctx, d, h.now().Add(time.Hour)); err == nil || errors.Is(err, store.ErrInUse) {
+			return refused
+		}
+	}
+	h.collector.strays.Store(true)
 	return err
 }
 
@@ -303,7 +347,7 @@ func (h *Handler) startUpload(w http.ResponseWriter, r *http.Request, req reques
 		return err
 	}
 	defer h.dropUpload(u, true)
-	if err := h.receive(w, r, u); err != nil {
+	if err := h.receive(w, r, u, req.name, d); err != nil {
 		return err
 	}
 	if err := h.closeUpload(r.Context(), u, req.name, d); err != nil {
@@ -352,7 +396,7 @@ func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, req reques
 	if err := checkChunk(w, r, req.name, u); err != nil {
 		return err
 	}
-	if err := h.receive(w, r, u); err != nil {
+	if err := h.receive(w, r, u, req.name, digest{}); err != nil {
 		return err
 	}
 	writeProgress(w, http.StatusAccepted, req.name, u)
@@ -376,7 +420,7 @@ func (h *Handler) putUpload(w http.ResponseWriter, r *http.Request, req request)
 	if u.size == 0 && u.algorithm != d.algorithm {
 		u.sum, u.algorithm = newHash(d.algorithm), d.algorithm
 	}
-	if err := h.receive(w, r, u); err != nil {
+	if err := h.receive(w, r, u, req.name, d); err != nil {
 		return err
 	}
 	if err := h.closeUpload(r.Context(), u, req.name, d); err != nil {

@@ -173,6 +173,8 @@ type State struct {
 	Pending bool       `json:"pending,omitempty"`
 	// Locked says why nothing may be deployed until somebody has looked; empty if all is well.
 	Locked string `json:"locked,omitempty"`
+	// Progress is how far the latest release is, if it comes by steps and has not ended, or was left behind.
+	Progress *Progress `json:"progress,omitempty"`
 
 	secret *corev1.Secret // nil if there is none
 }
@@ -271,6 +273,8 @@ type Record struct {
 	Format int `json:"format"`
 	ci.Release
 	Objects []*unstructured.Unstructured `json:"objects"`
+	// Heal is true if what comes to differ from it shall be put back, as the policy said when it was deployed.
+	Heal bool `json:"heal,omitempty"`
 }
 
 // Fits returns an error if the objects are too many to be kept as a release, and else their digest.

@@ -126,6 +126,9 @@ type Request struct {
 	// Header is added to the request's.
 	Header http.Header
 	Body   []byte
+	// Open, if not nil, gives the body in place of Body, of Size bytes. It may be called again, for a second attempt.
+	Open func() (io.ReadCloser, error)
+	Size int64
 }
 
 // Do sends a request and returns the answer if it is a success; the caller closes its body. Otherwise the error is an
@@ -140,6 +143,16 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), bytes.NewReader(r.Body))
 		if err != nil {
 			return nil, err
+		}
+		if r.Open != nil {
+			if req.Body, err = r.Open(); err != nil {
+				return nil, err
+			}
+			req.GetBody, req.ContentLength = r.Open, r.Size
+			if r.Size == 0 {
+				_ = req.Body.Close()
+				req.Body, req.GetBody = http.NoBody, nil
+			}
 		}
 		if r.Header != nil {
 			req.Header = r.Header.Clone()

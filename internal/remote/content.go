@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -162,6 +163,13 @@ func (c *Client) PutManifest(ctx context.Context, r Repository, ref string, m Ma
 
 // PutBlob uploads a small blob in one piece (spec, "POST then PUT").
 func (c *Client) PutBlob(ctx context.Context, r Repository, content []byte) error {
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+	return c.PutBlobFrom(ctx, r, digest.FromBytes(content).String(), int64(len(content)), open)
+}
+
+// PutBlobFrom uploads a blob of that digest and size, which the registry checks, in one piece. Open gives its bytes, and
+// may be called again.
+func (c *Client) PutBlobFrom(ctx context.Context, r Repository, digest string, size int64, open func() (io.ReadCloser, error)) error {
 	resp, err := c.Do(ctx, Request{Method: http.MethodPost, Repository: r, Actions: "pull,push", Path: "blobs/uploads/"})
 	if err != nil {
 		return err
@@ -173,12 +181,65 @@ func (c *Client) PutBlob(ctx context.Context, r Repository, content []byte) erro
 	}
 	location.Scheme = resp.Request.URL.Scheme
 	query := location.Query()
-	query.Set("digest", digest.FromBytes(content).String())
+	query.Set("digest", digest)
 	location.RawQuery = query.Encode()
 	return c.do(ctx, Request{
-		Method: http.MethodPut, Repository: r, Actions: "pull,push", URL: location, Body: content,
+		Method: http.MethodPut, Repository: r, Actions: "pull,push", URL: location, Open: open, Size: size,
 		Header: http.Header{"Content-Type": {"application/octet-stream"}},
 	})
+}
+
+// HasBlob reports whether the repository has a blob.
+func (c *Client) HasBlob(ctx context.Context, r Repository, digest string) (bool, error) {
+	err := c.do(ctx, Request{Method: http.MethodHead, Repository: r, Actions: "pull,push", Path: "blobs/" + digest})
+	if Missing(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// maxReferrers bounds how many referrers of one manifest are listed.
+const maxReferrers = 1 << 16
+
+// Referrers returns the digests of the manifests that are about the one of that digest; none of a registry that does not
+// know.
+func (c *Client) Referrers(ctx context.Context, r Repository, digest string) ([]string, error) {
+	request := Request{Method: http.MethodGet, Repository: r, Path: "referrers/" + digest}
+	var all []string
+	for {
+		page, next, err := c.referrerPage(ctx, request)
+		if Missing(err) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if next == nil {
+			return all, nil
+		}
+		if len(page) == 0 || len(all) > maxReferrers {
+			return nil, fmt.Errorf("%s lists referrers of %s without end", r, digest)
+		}
+		request.URL = next
+	}
+}
+
+func (c *Client) referrerPage(ctx context.Context, request Request) (digests []string, next *url.URL, err error) {
+	resp, err := c.Do(ctx, request)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	var list struct{ Manifests []struct{ Digest string } }
+	if err := readJSON(resp.Body, 16<<20, &list); err != nil {
+		return nil, nil, fmt.Errorf("read the referrers in %s: %w", request.Repository, err)
+	}
+	for _, m := range list.Manifests {
+		digests = append(digests, m.Digest)
+	}
+	next, err = nextPage(resp)
+	return digests, next, err
 }
 
 // Delete deletes a manifest by its digest, or a tag, where the registry can do that. Deleting a digest takes all its tags

@@ -14,8 +14,9 @@ import (
 
 // Facts are what the rest of the server knows of a repository of images.
 type Facts interface {
-	// InUse returns the images that must not go.
-	InUse(ctx context.Context, repository string) ([]Use, error)
+	// InUse returns the images that must not go. If somebody cannot be asked what they use, it says so in the sentence
+	// unasked, and nothing goes.
+	InUse(ctx context.Context, repository string) (uses []Use, unasked string, err error)
 	// Branches returns the names of the branches that are neither deleted nor merged, or nil if they are not known.
 	Branches(ctx context.Context, repository string) ([]string, error)
 	// Over reports whether by, who pushed a tag, was a run, and has ended.
@@ -213,7 +214,7 @@ func (c *Cleaner) state(ctx context.Context, repository string, policy Policy) (
 	}
 	var err error
 	// What is not known for sure deletes nothing.
-	if s.InUse, err = c.Facts.InUse(ctx, repository); err != nil {
+	if s.InUse, s.Unasked, err = c.Facts.InUse(ctx, repository); err != nil {
 		return s, fmt.Errorf("find out which images of %s are in use: %w", repository, err)
 	}
 	if policy.needsBranches() {
@@ -338,7 +339,10 @@ func (c *Cleaner) Restore(ctx context.Context, repository, tag, digest, who stri
 	}
 	err = c.Store.Restore(ctx, store.Change{Repository: repository, Reference: tag, Digest: digest, Immutable: fixed, By: who, At: c.Now()})
 	var missing *store.MissingError
+	var over *store.QuotaError
 	switch {
+	case errors.As(err, &over):
+		return "", fault.New(fault.Conflict, "there is no room for the image %s: %w", digest, over)
 	case errors.Is(err, store.ErrNotFound):
 		return "", fault.New(fault.NotFound, "%s has no image %s any more", repository, digest)
 	case errors.Is(err, store.ErrExists):

@@ -24,15 +24,18 @@ const day = 24 * time.Hour
 // facts are what a test says.
 type facts struct {
 	inUse    []retention.Use
+	unasked  string
 	branches []string
 	over     map[string]bool
 	err      error
 }
 
-func (f facts) InUse(context.Context, string) ([]retention.Use, error) { return f.inUse, f.err }
-func (f facts) Branches(context.Context, string) ([]string, error)     { return f.branches, nil }
-func (f facts) Over(_ context.Context, by string) (bool, error)        { return f.over[by], nil }
-func digestOf(n int) string                                            { return fmt.Sprintf("sha256:%064d", n) }
+func (f facts) InUse(context.Context, string) ([]retention.Use, string, error) {
+	return f.inUse, f.unasked, f.err
+}
+func (f facts) Branches(context.Context, string) ([]string, error) { return f.branches, nil }
+func (f facts) Over(_ context.Context, by string) (bool, error)    { return f.over[by], nil }
+func digestOf(n int) string                                        { return fmt.Sprintf("sha256:%064d", n) }
 
 // site is a store, with a cleaner on it.
 type site struct {
@@ -266,6 +269,27 @@ func TestInUseUnknown(t *testing.T) {
 		t.Error("Clean says nothing")
 	}
 	s.left("v1", "01")
+}
+
+// TestUnasked deletes nothing while a cluster cannot be asked, and says so.
+func TestUnasked(t *testing.T) {
+	s := newSite(t, facts{unasked: "the cluster east cannot be asked what it runs"})
+	s.push(1, 9*day, "octo", "v1")
+	s.push(2, 9*day, "octo")
+	s.want("rules: [{tags: '*', older_than: 1d}]\nuntagged: 1d", []string{}, []string{"v1", "01", "02"})
+	decision, err := s.DryRun(t.Context(), "octo/app", nil)
+	if err != nil || len(decision.Spared) != 2 || !strings.Contains(decision.Spared[0].Reason, "it stays: the cluster east cannot be asked") ||
+		len(decision.Warnings) != 1 || decision.Warnings[0] != "nothing goes now: the cluster east cannot be asked what it runs" {
+		t.Errorf("it says %+v, %v", decision, err)
+	}
+}
+
+// TestInUseByTag spares what somebody uses by a tag.
+func TestInUseByTag(t *testing.T) {
+	s := newSite(t, facts{inUse: []retention.Use{{Name: "v1", Reason: "a cluster runs it"}, {Name: "gone", Reason: "a cluster runs it"}}})
+	s.push(1, 9*day, "octo", "v1")
+	s.push(2, 9*day, "octo", "v2")
+	s.want("rules: [{tags: '*', older_than: 1d}]", []string{"v2 1004: * go after 1d, and this is of 2026-01-25"}, []string{"v1", "01"})
 }
 
 func TestRestore(t *testing.T) {

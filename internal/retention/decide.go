@@ -19,6 +19,8 @@ type State struct {
 	Manifests []store.Manifest
 	// InUse are the images that somebody runs or may go back to.
 	InUse []Use
+	// Unasked says in a sentence who could not be asked what they use; then nothing goes. It is empty if all answered.
+	Unasked string
 	// Branches are the names of the branches that go on: not deleted and not merged. Nil means that they are not known, and
 	// no tag goes for its branch.
 	Branches []string
@@ -28,7 +30,10 @@ type State struct {
 
 // Use says that somebody needs an image.
 type Use struct {
+	// Digest is the image's. It may be empty if Name is the tag of the repository by which the image is used: then it is
+	// what the tag points at.
 	Digest string
+	Name   string
 	// Tag is the tag under which a run that is over pushed it, or empty. If a rule says of that tag that it goes with its
 	// run, this is no reason to keep it.
 	Tag string
@@ -84,7 +89,7 @@ func (p Policy) Decide(s State) Decision {
 	for _, tag := range tags {
 		reason := p.judge(s, tag, seen)
 		if reason != "" {
-			if user := g.used[tag.Digest]; user != "" {
+			if user := cmp.Or(g.used[tag.Digest], s.Unasked); user != "" {
 				decision.Spared = append(decision.Spared, Spared{tag.Name, tag.Digest, reason + "; it stays: " + user})
 				reason = ""
 			}
@@ -95,6 +100,9 @@ func (p Policy) Decide(s State) Decision {
 		}
 		decision.Removals = append(decision.Removals, Removal{Tag: tag.Name, Digest: tag.Digest, Reason: reason})
 		doomed[tag.Digest] = reason
+	}
+	if s.Unasked != "" {
+		decision.Warnings = append(decision.Warnings, "nothing goes now: "+s.Unasked)
 	}
 	for _, r := range p.Rules {
 		if r.Branch && s.Branches == nil {
@@ -107,7 +115,7 @@ func (p Policy) Decide(s State) Decision {
 			continue
 		}
 		why := fmt.Sprintf("it has had no tag for %s", p.Untagged)
-		if user := g.used[m.Digest]; user == "" {
+		if user := cmp.Or(g.used[m.Digest], s.Unasked); user == "" {
 			doomed[m.Digest] = why
 		} else {
 			decision.Spared = append(decision.Spared, Spared{"", m.Digest, why + "; it stays: " + user})
@@ -212,7 +220,12 @@ func newGraph(s State, transient func(tag string) bool) *graph {
 			}
 		}
 	}
+	tags := map[string]string{}
+	for _, tag := range s.Tags {
+		tags[tag.Name] = tag.Digest
+	}
 	for _, use := range s.InUse {
+		use.Digest = cmp.Or(use.Digest, tags[use.Name])
 		if use.Tag == "" || !transient(use.Tag) {
 			g.spread(use.Digest, use.Reason, parents)
 		}

@@ -298,7 +298,7 @@ func refused(c *kube.Client, err error, objects []manifest.Object) error {
 	hint := ""
 	switch {
 	case strings.Contains(message, "immutable"):
-		code, hint = fault.Conflict, "; this field cannot change once the object exists, so delete the object first or give the new one another name"
+		code, hint = fault.Conflict, "; "+unchangeable+", so delete the object first or give the new one another name"
 	case apierrors.IsNotFound(err) && strings.HasPrefix(message, "namespaces "):
 		code, hint = fault.NotFound, "; create the namespace, or add a Namespace object to the manifests"
 	case apierrors.IsConflict(err):

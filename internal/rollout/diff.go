@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/kube"
 	"slipway/internal/manifest"
@@ -49,6 +50,8 @@ type Difference struct {
 	Notes []string
 	// Err says why the object is refused.
 	Err error
+	// Authors are those who set the fields that differ; only [Drift] finds them out.
+	Authors []ci.Author
 
 	live    *unstructured.Unstructured // nil if there is none
 	untried bool                       // there was no dry run
@@ -284,7 +287,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 	case err == nil && d.live == nil:
 		d.Action = Create
 	case err == nil:
-		if d.Fields = compare(d.live, after); len(d.Fields) > 0 {
+		if d.Fields = compare(r.Mask, d.live, after); len(d.Fields) > 0 {
 			d.Action = Update
 			d.Notes = append(d.Notes, takenOver(d.live, after)...)
 		}
@@ -296,7 +299,7 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 		d.Notes = append(d.Notes, "not tried, because what it needs is created first")
 	case d.live != nil && immutable(err) && replaceable(d.live, o):
 		d.Action = Replace
-		d.Fields = compare(d.live, pruneToLive(o.Unstructured, d.live))
+		d.Fields = compare(r.Mask, d.live, pruneToLive(o.Unstructured, d.live))
 		d.Notes = append(d.Notes, fmt.Sprintf("cannot change in place (%s), so it is deleted and created again", immutableFields(err)))
 	default:
 		d.Action = Refuse

@@ -175,6 +175,9 @@ func (d *deployment) owned() error {
 func (d *deployment) change(ctx context.Context) error {
 	applying, cancel := context.WithDeadline(ctx, d.deadline)
 	defer cancel()
+	if err := d.clear(applying); err != nil {
+		return stopped(ctx, applying, err, "nothing was applied")
+	}
 	var differences Differences
 	err := retry(applying, d.r.Client, d.p, func() (err error) {
 		differences, d.prune, d.kept, err = d.diff(applying)
@@ -202,7 +205,7 @@ func (d *deployment) change(ctx context.Context) error {
 	err = load.during(ctx, func(ctx context.Context) error {
 		applying, cancel := context.WithDeadline(ctx, d.deadline)
 		defer cancel()
-		return d.roll(ctx, applying, differences)
+		return d.introduce(ctx, applying, differences)
 	})
 	if err == nil {
 		return d.succeed(ctx)
@@ -313,15 +316,19 @@ func (d *deployment) begin(ctx context.Context) error {
 	started := d.r.Release
 	started.Environment, started.Namespace = d.place.Environment, d.place.Namespace
 	started.Number = d.state.Last + 1
-	if l := d.state.Latest; d.state.Pending && l.Run > 0 && l.Run == started.Run {
+	if l := d.state.Latest; d.resumes() {
 		started.Number, started.Started = l.Number, l.Started
 		d.p.linef("going on with release %d, which was not finished", started.Number)
 	} else if d.state.Pending {
 		d.p.linef("release %d (%s) was not finished; this deployment replaces it", l.Number, describe(l))
 	}
 	started.Digest = digest
+	if d.r.Policy.Strategy != nil {
+		started.Strategy = d.r.Policy.Strategy.Kind
+	}
 	started.Images = manifest.ImagesOf(d.r.Objects)
-	d.record = release.Record{Release: started, Objects: objects}
+	heal := d.r.Policy.Heal
+	d.record = release.Record{Release: started, Objects: objects, Heal: heal != nil && *heal}
 	d.begun = d.state.Pending // by the one before, whose objects may be there
 	d.state.Last, d.state.Latest, d.state.Pending = started.Number, started, true
 	d.state.Objects = release.Union(d.state.Objects, refs(d.r.Objects))
@@ -434,6 +441,7 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 	r.Probe = d.result.Probe
 	r.Finished, r.Status, r.Message = time.Now().UTC(), status, message
 	d.result.Release = r
+	d.result.Manifests = d.encode()
 	d.state.Latest, d.state.Pending = *r, false
 	err := retry(ctx, d.r.Client, d.p, func() error {
 		if err := d.place.Put(ctx, d.record); err != nil {
@@ -445,6 +453,16 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 		return fault.New(fault.Unavailable, "release %d could not be recorded in %s: %w", r.Number, d.place, d.r.Client.Explain(err))
 	}
 	return nil
+}
+
+// encode returns the objects of the release for who keeps them outside of the cluster; nothing if that cannot be done,
+// which is no reason to fail: the cluster has them.
+func (d *deployment) encode() []byte {
+	data, err := release.Encode(d.record.Objects)
+	if err != nil {
+		d.p.linef("the manifests are kept in the cluster only: %s", err)
+	}
+	return data
 }
 
 // back puts back the release that served before, because cause ended this one. It returns cause with what became of that.
@@ -489,6 +507,9 @@ func (d *deployment) back(ctx context.Context, cause error) error {
 
 // restore brings the objects of an earlier release back exactly, and removes those that came after it.
 func (d *deployment) restore(ctx context.Context, number int64) error {
+	if err := d.withdraw(ctx); err != nil {
+		return err
+	}
 	record, err := d.place.Find(ctx, number)
 	if err != nil {
 		return err
@@ -506,7 +527,9 @@ func (d *deployment) restore(ctx context.Context, number int64) error {
 	if err != nil {
 		return err
 	}
-	if err := target.roll(ctx, ctx, differences); err != nil {
+	err = target.introduce(ctx, ctx, differences)
+	d.state = target.state
+	if err != nil {
 		return err
 	}
 	if err := d.deletePruned(ctx, target.prune); err != nil {
@@ -560,7 +583,12 @@ func Rollback(ctx context.Context, r Request, number int64, out io.Writer) (Resu
 			return err
 		}
 		d.r.Objects = objectsOf(record)
+		d.r.Policy.Heal = cmp.Or(d.r.Policy.Heal, &record.Heal)
 		d.r.Release.Of, d.r.Release.Commit = number, record.Commit
+		d.r.Release.Author, d.r.Release.Title = record.Author, record.Title
+		if d.r.Policy.Strategy == nil && d.state.Latest.Strategy == ci.Recreate {
+			d.r.Policy.Strategy = &ci.Strategy{Kind: ci.Recreate} // the two versions may not run at once on the way back either
+		}
 		d.p.linef("going back to release %d of %s", number, d.place)
 		return d.change(ctx)
 	})

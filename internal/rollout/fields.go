@@ -39,9 +39,10 @@ const (
 )
 
 // compare returns the fields that differ between two versions of an object as the API server gave them. Either may be
-// nil. What the server keeps for itself (status, managedFields, generation) does not count.
-func compare(before, after *unstructured.Unstructured) []Field {
-	c := comparison{}
+// nil. What the server keeps for itself (status, managedFields, generation) does not count. What mask hides is
+// hidden before a value is cut: a part of it would be shown else.
+func compare(mask masking, before, after *unstructured.Unstructured) []Field {
+	c := comparison{mask: mask}
 	a, b := comparable(before), comparable(after)
 	for _, u := range []*unstructured.Unstructured{before, after} {
 		if u != nil && u.GroupVersionKind().GroupKind().String() == "Secret" {
@@ -80,6 +81,7 @@ func comparable(u *unstructured.Unstructured) any {
 // comparison collects the differences of two trees of JSON.
 type comparison struct {
 	secret bool
+	mask   masking
 	fields []Field
 }
 
@@ -176,9 +178,9 @@ func (c *comparison) field(path string, before, after any) {
 	a, aText := before.(string)
 	b, bText := after.(string)
 	if (before == nil || aText) && (after == nil || bText) && (strings.Contains(a, "\n") || strings.Contains(b, "\n")) {
-		f.Lines = lines(a, b)
+		f.Lines = lines(c.mask.text(a), c.mask.text(b))
 	} else {
-		f.Old, f.New = show(before), show(after)
+		f.Old, f.New = c.mask.show(before), c.mask.show(after)
 	}
 	c.fields = append(c.fields, f)
 }
@@ -218,7 +220,7 @@ func join(path, key string) string {
 }
 
 // show returns a value as one line.
-func show(value any) string {
+func (m masking) show(value any) string {
 	switch value := value.(type) {
 	case nil:
 		return ""
@@ -226,13 +228,13 @@ func show(value any) string {
 		if value == "" {
 			return `""`
 		}
-		return shorten(oneLine(value))
+		return shorten(oneLine(m.text(value)))
 	}
 	data, err := json.Marshal(value)
 	if err != nil {
 		return "(a value that JSON does not have)"
 	}
-	return shorten(oneLine(string(data)))
+	return shorten(oneLine(m.text(string(data))))
 }
 
 func shorten(s string) string {

@@ -39,7 +39,7 @@ func TestCompare(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var out strings.Builder
 			p := newPrinter(&out)
-			for _, f := range compare(thing(tt.kind, tt.before), thing(tt.kind, tt.after)) {
+			for _, f := range compare(nil, thing(tt.kind, tt.before), thing(tt.kind, tt.after)) {
 				f.write(p)
 			}
 			var lines []string

@@ -96,7 +96,7 @@ func diffHook(ctx context.Context, r Request, o manifest.Object, live *unstructu
 		return d, nil
 	}
 	if live != nil {
-		d.Fields = compare(live, pruneToLive(o.Unstructured, live))
+		d.Fields = compare(r.Mask, live, pruneToLive(o.Unstructured, live))
 	}
 	trial := o.DeepCopy()
 	trial.SetName("")

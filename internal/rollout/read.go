@@ -184,7 +184,11 @@ func (r *reader) status(ctx context.Context, o manifest.Object) (Status, error) 
 				return Status{}, err
 			}
 		}
-		return assessDeployment(o, d, sets, p, r.patience).with(p), nil
+		s := assessDeployment(o, d, sets, p, r.patience).with(p)
+		if o.GetLabels()[TrackLabel] != "" {
+			s.Old = "" // stands beside it
+		}
+		return s, nil
 
 	case statefulSetKind.GroupKind():
 		live, err := r.get(ctx, statefulSetKind, ns, name, &appsv1.StatefulSet{})

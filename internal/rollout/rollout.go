@@ -49,6 +49,8 @@ type Request struct {
 	Policy ci.Policy
 	// ProbeLocal lets the probe of the policy send requests to this machine itself.
 	ProbeLocal bool
+	// Mask hides the values of secrets in what is shown of manifests; nil hides nothing but the values of Secrets.
+	Mask func(string) string
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
@@ -78,6 +80,8 @@ type Result struct {
 	Release *ci.Release
 	// Probe is what became of the requests that were sent throughout the rollout; nil if none were.
 	Probe *ci.Probed
+	// Manifests are the objects of that release, encoded by [release.Encode].
+	Manifests []byte
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -162,11 +166,12 @@ type Step struct {
 	Manifests []string
 	// Namespace is where objects go that name none; empty means that of the kubeconfig.
 	Namespace string
-	// Environment, Release, KeepFailed and Resumed are as in [Request].
+	// Environment, Release, KeepFailed, Resumed and Mask are as in [Request].
 	Environment string
 	Release     ci.Release
 	KeepFailed  bool
 	Resumed     func() bool
+	Mask        func(string) string
 	// Images maps names of images in the manifests to references, and Pushed is what the run pushed, oldest first; see
 	// [manifest.Images].
 	Images map[string]string
@@ -239,6 +244,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Policy:      s.Policy,
 		ProbeLocal:  s.ProbeLocal,
 		Picture:     s.Picture,
+		Mask:        s.Mask,
 		Timeout:     s.Timeout,
 	}, rendered.Pins, nil
 }

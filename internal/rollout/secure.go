@@ -63,7 +63,7 @@ func (w *workload) add(value any, reason string, path ...string) {
 	for _, key := range path {
 		full = join(full, key)
 	}
-	w.added.fields = append(w.added.fields, Field{Path: full, New: show(value), Reason: reason})
+	w.added.fields = append(w.added.fields, Field{Path: full, New: masking(nil).show(value), Reason: reason})
 }
 
 func (w *workload) problem(format string, args ...any) {
@@ -126,7 +126,7 @@ func (w *workload) surgeDeployment() {
 				replicas = 1
 			}
 			if replicas > 0 && scaledDown(unavailable, replicas) >= replicas {
-				w.problem("its maxUnavailable of %s lets all old pods end before a new one is ready", show(unavailable))
+				w.problem("its maxUnavailable of %s lets all old pods end before a new one is ready", masking(nil).show(unavailable))
 			}
 		}
 	case more && isZero(surge):
@@ -265,7 +265,7 @@ func (w *workload) drain() {
 		lifecycle["preStop"] = sleep
 		c["lifecycle"] = lifecycle
 		w.added.fields = append(w.added.fields, Field{
-			Path: fmt.Sprintf("spec.template.spec.containers[%s].lifecycle.preStop", oneLine(name)), New: show(sleep), Reason: reasonDrain,
+			Path: fmt.Sprintf("spec.template.spec.containers[%s].lifecycle.preStop", oneLine(name)), New: masking(nil).show(sleep), Reason: reasonDrain,
 		})
 		added = true
 	}

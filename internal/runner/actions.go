@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,39 +90,56 @@ func (s *stepRun) cacheScope() string {
 	return s.w.a.Repo
 }
 
-// deploy renders manifests and rolls them out.
+// deploy does what a deploy step says.
 func (s *stepRun) deploy(ctx context.Context) error {
-	d := s.step.Deploy
-	checkout, err := s.openCheckout()
+	if s.step.Deploy.Action == plan.ActionDiff {
+		return s.preview(ctx)
+	}
+	step, err := s.deployment()
 	if err != nil {
 		return err
 	}
-	defer checkout.Close()
-	step := rollout.Step{
-		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
-		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
-		Kubeconfig: []byte(s.resolve(d.Kubeconfig)), Client: s.ownCluster,
-		Policy: d.Policy, ProbeLocal: s.w.a.Trusted,
-	}
+	defer step.Workspace.Close()
 	if step.Policy.Probe != nil && s.w.a.Fork {
 		return fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
 	}
-	if len(step.Kubeconfig) == 0 && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
-		return fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
-	}
-	step.Release = ci.Release{
-		Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
-	}
-	// When the runner itself stops, its successor goes on with the step.
-	step.Resumed = func() bool { return s.w.life.Err() != nil }
 	result, err := rollout.Run(ctx, step, s.log)
 	if r := result.Release; r != nil {
 		r.Message = s.w.masker.Mask(r.Message)
-		if failed := s.w.journal.add(protocol.Event{Release: &protocol.Release{Step: s.index + 1, Release: *r}}); failed != nil {
+		report := &protocol.Release{Step: s.index + 1, Release: *r, Manifests: result.Manifests}
+		if failed := s.w.journal.add(protocol.Event{Release: report}); failed != nil {
 			return errors.Join(err, failed)
 		}
 	}
 	return err
+}
+
+// deployment is the step with everything resolved. The caller closes its workspace.
+func (s *stepRun) deployment() (rollout.Step, error) {
+	d := s.step.Deploy
+	kubeconfig := s.resolve(d.Kubeconfig)
+	if name := d.Kubeconfig.Secret; kubeconfig == "" && slices.Contains(s.w.a.Denied, name) {
+		return rollout.Step{}, fault.New(fault.Invalid, "the secret %s of the setting kubeconfig is not given to pull requests; allow it by: slipway secret set %s %[1]s --pull-requests", name, s.w.a.Repo)
+	}
+	if kubeconfig == "" && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
+		return rollout.Step{}, fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
+	}
+	checkout, err := s.openCheckout()
+	if err != nil {
+		return rollout.Step{}, err
+	}
+	return rollout.Step{
+		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
+		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
+		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
+		Policy: d.Policy, ProbeLocal: s.w.a.Trusted,
+		Release: ci.Release{
+			Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
+			Author: s.w.a.Author, Title: s.w.a.Title,
+		},
+		// When the runner itself stops, its successor goes on with the step.
+		Resumed: func() bool { return s.w.life.Err() != nil },
+	}, nil
 }
 
 // ownCluster returns a client for the cluster of the runner.

@@ -1,6 +1,7 @@
 package runner_test
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -105,7 +106,8 @@ steps:
 // A service is stopped when the steps are done, and how it ends does not count.
 func TestService(t *testing.T) {
 	b := newBench(t)
-	run := b.done(pipeline(`
+	failed := filepath.Join(t.TempDir(), "failed")
+	run := b.Push(pipeline(`
 steps:
 - name: serves
 	image: busybox
@@ -117,8 +119,14 @@ steps:
 	commands: [exit 1]
 - name: asks
 	image: busybox
-	commands: ["` + waits("up") + `"]
+	commands: ["` + waits("up") + `", "` + waits(failed) + `"]
 `))
+	b.start()
+	b.Await(run.Number, stepIs(2, ci.Failure))
+	if err := os.WriteFile(failed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run = b.Await(run.Number, finished)
 	b.wantRun(run, ci.Success, "")
 	b.wantSteps(run, ci.Success, ci.Failure, ci.Success)
 	if log := b.Log(run, 1, 1); !strings.Contains(log, "bye") {

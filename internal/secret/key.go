@@ -23,6 +23,9 @@ import (
 // MaxValue is how long a value may be, in bytes.
 const MaxValue = 64 << 10
 
+// MaxLarge is how long what [Keys.SealLarge] takes may be, in bytes.
+const MaxLarge = 1 << 20
+
 // A sealed value is
 //
 //	version 1, key ID (8 bytes), nonce (12 bytes), AES-256-GCM of the value, its tag last (16 bytes)
@@ -132,14 +135,24 @@ func createKey(path string) (err error) {
 // Seal encrypts value, which is at most [MaxValue] long. About says what it is, such as "secret", a repo and a name: it
 // opens only as the same, so that who can write to the database cannot give one repo the secret of another.
 func (k *Keys) Seal(value []byte, about ...string) ([]byte, error) {
-	if len(value) > MaxValue {
-		return nil, fmt.Errorf("the value has %d bytes; at most %d are allowed", len(value), MaxValue)
+	return k.seal(MaxValue, value, about)
+}
+
+// SealLarge is [Keys.Seal] of what is not a value that somebody typed, such as the manifests of a release: it is at most
+// [MaxLarge] long.
+func (k *Keys) SealLarge(value []byte, about ...string) ([]byte, error) {
+	return k.seal(MaxLarge, value, about)
+}
+
+func (k *Keys) seal(limit int, value []byte, about []string) ([]byte, error) {
+	if len(value) > limit {
+		return nil, fmt.Errorf("the value has %d bytes; at most %d are allowed", len(value), limit)
 	}
 	sealed := append([]byte{version}, k.keys[0].id[:]...)
 	return k.keys[0].aead.Seal(sealed, nil, value, additional(sealed, about)), nil
 }
 
-// Open decrypts what [Keys.Seal] returned for the same about.
+// Open decrypts what [Keys.Seal] or [Keys.SealLarge] returned for the same about.
 func (k *Keys) Open(sealed []byte, about ...string) ([]byte, error) {
 	if len(sealed) < header+k.keys[0].aead.Overhead() || sealed[0] != version {
 		return nil, errors.New("the sealed value is damaged, or of a newer slipway; set the secret again")

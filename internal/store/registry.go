@@ -19,6 +19,7 @@ type Registry interface {
 	Garbage
 	Inventory
 	Policies
+	Quotas
 	Cache
 }
 
@@ -103,7 +104,13 @@ type Inventory interface {
 	// ListManifests returns manifests of a repository, by digest, with References, Used, Deleted, and Content if content
 	// is set. Deleted ones are among them.
 	ListManifests(ctx context.Context, page Page, content bool) ([]Manifest, error)
+	// RegistryTotals counts what there is.
+	RegistryTotals(ctx context.Context) (RegistryTotals, error)
 }
+
+// RegistryTotals count everything in the registry. Deleted manifests that may be restored are among the Manifests. Bytes are
+// those of the Blobs.
+type RegistryTotals struct{ Repositories, Tags, Manifests, Blobs, Bytes int64 }
 
 // Cache is what the registry fetched from other registries by itself, and may therefore forget. What somebody pushes is
 // not the cache's: PutManifest, LinkBlob and MountBlob take from it what they store, so that it is kept.
@@ -248,6 +255,41 @@ type Policy struct {
 	Commit string
 	// Run is the ID of the run that brought the file.
 	Run int64
+}
+
+// Quotas bound how many bytes repositories have together with all below them (octo/app with octo/app/cache). A blob that
+// several of them have counts once. LinkBlob, MountBlob, PutManifest and Restore hold to them: they say *QuotaError, and
+// change nothing, if a repository would have more than its quota then, or, counting what was deleted and may be
+// restored, more than twice as much. What is below mirror/ has no quota here.
+type Quotas interface {
+	// PutQuota sets the quota of a repository, in bytes; 0 removes it. That of the empty name is for each repo
+	// (octo/app) that has none of its own.
+	PutQuota(ctx context.Context, repository string, bytes int64) error
+	// CheckQuota says *QuotaError if the repository has no room for that many bytes more.
+	CheckQuota(ctx context.Context, repository string, bytes int64) error
+	// FindQuotas returns the quotas that hold for a repository, the widest first, with what is used of them.
+	FindQuotas(ctx context.Context, repository string) ([]Quota, error)
+}
+
+// Quota is how many bytes a repository may have, and has, with all below it.
+type Quota struct {
+	Repository string
+	Bytes      int64
+	// Used is what its images need, and what was pushed and has no image yet; Stored is that and what was deleted and may be
+	// restored.
+	Used, Stored int64
+}
+
+// QuotaError says that a repository has no room.
+type QuotaError struct{ Quota }
+
+// Error is a clause for people.
+func (e *QuotaError) Error() string {
+	have := fmt.Sprintf("its images have %d", e.Used)
+	if e.Stored > e.Used {
+		have += fmt.Sprintf(", with deleted ones %d", e.Stored)
+	}
+	return fmt.Sprintf("%s may have %d bytes together with all below it, and %s", e.Repository, e.Bytes, have)
 }
 
 // Page chooses a part of an ordered list: at most Limit entries after Last; an empty Last means from the start.

@@ -8,11 +8,16 @@ import (
 
 // Releases are the deployments of runs, as their runners reported them.
 type Releases interface {
-	// PutRelease stores a release that has ended. One of the same repo, environment, namespace, number and start that is
-	// there already stays as it is: releases never change, and a report may come twice. Of a repo that does not exist it
-	// says ErrNotFound. The message loses bytes that are not UTF-8.
-	PutRelease(ctx context.Context, release ci.Release) error
-	// ListReleases returns releases, newest first.
+	// PutRelease stores a release that has ended, and its sealed manifests unless they are empty. One of the same repo,
+	// environment, namespace, number and start that is there already stays as it is: releases never change, and a report
+	// may come twice. Manifests that it lacks are added. Of a repo that does not exist it says ErrNotFound. Texts lose
+	// bytes that are not UTF-8. The ID is the store's.
+	PutRelease(ctx context.Context, release ci.Release, manifests []byte) error
+	// FindRelease returns a release of a repo by its ID, or ErrNotFound.
+	FindRelease(ctx context.Context, repo string, id int64) (ci.Release, error)
+	// FindManifests returns the sealed manifests of a release, or ErrNotFound if there are none.
+	FindManifests(ctx context.Context, id int64) ([]byte, error)
+	// ListReleases returns releases by their start, newest first.
 	ListReleases(ctx context.Context, filter ReleaseFilter) ([]ci.Release, error)
 	// NewestReleases returns the newest releases of each environment of all repos: of each status at most limit.
 	NewestReleases(ctx context.Context, limit int) ([]ci.Release, error)
@@ -24,6 +29,19 @@ type ReleaseFilter struct {
 	Repo, Environment, Namespace string
 	// Run, if it is not 0, is the number of the run that deployed; Repo should be set, too.
 	Run int64
+	// Image, if it is not empty, is one that the releases use: a whole reference, or a digest.
+	Image string
+	// Before, if it is not 0, is the ID of a release: only those that started before it are returned, for paging.
+	Before int64
 	// Limit is at most 500; 0 means 50.
 	Limit int
+}
+
+// Previews are what deployments would change, as steps of runs found out.
+type Previews interface {
+	// PutPreview stores a preview in the place of the one of the same run, job and step. Of a run that does not exist it
+	// says ErrNotFound.
+	PutPreview(ctx context.Context, preview ci.Preview) error
+	// ListPreviews returns the previews of a run by job and step.
+	ListPreviews(ctx context.Context, repo string, run int64) ([]ci.Preview, error)
 }

@@ -40,6 +40,8 @@ type Store interface {
 	Environments
 	Gates
 	Reviews
+	Previews
+	Drifts
 	// Close lets go of the database.
 	Close() error
 }
@@ -100,6 +102,8 @@ type RunFilter struct {
 	Repo string
 	// Before returns only runs with a smaller ID, for paging; 0 means from the newest.
 	Before int64
+	// Image, if it is not empty, returns only runs that pushed it: a reference as it was pushed, or a digest.
+	Image string
 	// Unfinished returns only runs that are not done, oldest included however many there are; Limit does not count then.
 	Unfinished bool
 	// Limit is at most 500; 0 means 50.

@@ -240,7 +240,11 @@ func (l *openRun) show(ctx context.Context, run ci.Run, repo ci.Repo, who auth.P
 		}
 	}
 	if changed {
-		page, err := l.fragment("run", l.runView(run, repo, who, l.at))
+		view := l.runView(run, repo, who, l.at)
+		if err := l.addRecords(ctx, &view); err != nil {
+			return false, err
+		}
+		page, err := l.fragment("run", view)
 		if err != nil {
 			l.Log.Error("live page", "error", err)
 			return false, err

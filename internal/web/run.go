@@ -16,6 +16,7 @@ import (
 	"slipway/internal/auth"
 	"slipway/internal/ci"
 	"slipway/internal/fault"
+	"slipway/internal/store"
 )
 
 // runView is the page of a run.
@@ -29,6 +30,9 @@ type runView struct {
 	Problems  []problem
 	Warnings  []problem
 	Graph     *graphView
+	// Releases are what the run deployed, and Previews what it found out that deployments would change.
+	Releases []ci.Release
+	Previews []ci.Preview
 	// At is the step whose log is shown. Its Job is nil if the run has no steps.
 	At  place
 	Log logPart
@@ -140,6 +144,9 @@ func (p *pages) run(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	view := p.runView(run, repo, who, at)
+	if err := p.addRecords(r.Context(), &view); err != nil {
+		return err
+	}
 	view.Log = p.logPart(r.Context(), run, at, number(r.URL.Query().Get("line")))
 	live := ""
 	if !run.Status.Done() {
@@ -167,6 +174,18 @@ func (p *pages) runView(run ci.Run, repo ci.Repo, who auth.Principal, at place) 
 	}
 	return view
 }
+
+// addRecords adds what the run deployed, and what it found out.
+func (p *pages) addRecords(ctx context.Context, v *runView) (err error) {
+	if v.Releases, err = p.Store.ListReleases(ctx, store.ReleaseFilter{Repo: v.Run.Repo, Run: v.Run.Number}); err != nil {
+		return err
+	}
+	v.Previews, err = p.Store.ListPreviews(ctx, v.Run.Repo, v.Run.Number)
+	return err
+}
+
+// Changes returns the address of the page of what deployments would change.
+func (v runView) Changes() string { return runLink(v.Run) + "/changes" }
 
 // choose returns the step that matters most to somebody who follows the run and now looks at current: that one while it
 // runs, then the next that does; at the end, the first that made the run fail.

@@ -22,6 +22,8 @@ const (
 type runsView struct {
 	Repo *ci.Repo
 	Runs []ci.Run
+	// Environments are those of the repo, on its first page.
+	Environments []deployed
 	// Older is the address of the next page, or empty. Newer is the address of the first one, on all others.
 	Older, Newer string
 	// Repos are those that the viewer may see, to choose from; only on the list of all.
@@ -58,6 +60,11 @@ func (p *pages) repo(w http.ResponseWriter, r *http.Request) error {
 	view, err := p.listRepo(r, repo)
 	if err != nil {
 		return err
+	}
+	if before(r) == 0 {
+		if view.Environments, err = p.environmentsOf(r.Context(), repo.Name); err != nil {
+			return err
+		}
 	}
 	return p.render(w, r, http.StatusOK, "repo", repo.Name, liveOf(r, "/"+repo.Name+"/live"), view)
 }

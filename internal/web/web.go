@@ -7,6 +7,7 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 
 	"slipway/internal/api"
 	"slipway/internal/auth"
+	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/flow"
 	"slipway/internal/forge"
@@ -32,6 +34,8 @@ type Options struct {
 	Logs   *runlog.Logs
 	Auth   *auth.Authority
 	Log    *slog.Logger
+	// Rollback brings an environment back to a release, by a run, for who has that login; nil if the server does not.
+	Rollback func(ctx context.Context, to ci.Release, by string) (ci.Run, error)
 }
 
 // New returns the handler of everything that people and forges see.

@@ -34,10 +34,13 @@ import (
 type site struct {
 	t     *testing.T
 	flow  *flow.Flow
+	db    *sqlstore.DB
 	auth  *auth.Authority
 	url   string
 	file  string // the pipeline file of every commit
 	admin string // a token
+	// rolledBack are the releases that somebody wanted back, each with who that was.
+	rolledBack []string
 }
 
 // oneFile is a forge whose repos have the same pipeline file at every commit.
@@ -98,7 +101,7 @@ func newSite(t *testing.T, scheme string) *site {
 	t.Cleanup(func() { check(t, logs.Close()) })
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
-	s := &site{t: t, file: twoJobs, auth: &auth.Authority{Tokens: db, Jobs: db, Key: key, Now: time.Now}}
+	s := &site{t: t, db: db, file: twoJobs, auth: &auth.Authority{Tokens: db, Jobs: db, Key: key, Now: time.Now}}
 	server := httptest.NewUnstartedServer(nil)
 	s.url = "http://" + server.Listener.Addr().String()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -106,7 +109,7 @@ func newSite(t *testing.T, scheme string) *site {
 		Store: db, Logs: logs, Keys: keys, Auth: s.auth, Log: log, Forges: map[string]forge.Forge{flow.OwnForge: oneFile{s}},
 		URL: strings.Replace(s.url, "http", scheme, 1), Registry: "registry.test",
 	})
-	server.Config.Handler = web.New(web.Options{Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log})
+	server.Config.Handler = web.New(web.Options{Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Rollback: s.rollback})
 	server.Start()
 	t.Cleanup(server.Close)
 	t.Cleanup(server.CloseClientConnections) // streams end with their browser

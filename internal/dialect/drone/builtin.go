@@ -16,7 +16,7 @@ func builtinKind(s *step) plan.Kind {
 	case s.service:
 	case image == pluginDocker && s.isPlugin(), image == "slipway/image":
 		return plan.KindImage
-	case image == "slipway/deploy":
+	case image == "slipway/deploy", image == deployDiff:
 		return plan.KindDeploy
 	}
 	return ""

@@ -6,11 +6,18 @@ import (
 
 	"slipway/internal/ci"
 	"slipway/internal/plan"
+	"slipway/internal/strategy"
 )
+
+// deployDiff is the image of a step that says what a deploy step with the same settings would change.
+const deployDiff = "slipway/diff"
 
 func (b *builtin) deploy(planned *plan.Step) bool {
 	deploy := &plan.Deploy{Environment: "production"}
 	planned.Deploy = deploy
+	if imageName(b.step.image) == deployDiff {
+		deploy.Action = plan.ActionDiff
+	}
 	if e := b.in.Event; (e.Kind == ci.Promote || e.Kind == ci.Rollback) && e.DeployTo != "" {
 		deploy.Environment = e.DeployTo
 	}
@@ -36,11 +43,24 @@ func (b *builtin) deploy(planned *plan.Step) bool {
 				b.bad(s, "must be a time such as 5m or 90s")
 			}
 		}},
+		"strategy": {read: func(s setting) { deploy.Policy.Strategy = b.strategy(s) }},
 	})
 	if len(deploy.Manifests) == 0 {
 		b.errorf(b.step.at, "step %q: the setting manifests must name the files or folders to deploy", b.step.name)
 	}
 	return true
+}
+
+// strategy reads how the new version takes the place of the old one.
+func (b *builtin) strategy(s setting) *ci.Strategy {
+	if b.plain(s); s.value.Secret != "" || b.open(s) {
+		return nil
+	}
+	read, problems := strategy.Read(s.node)
+	for _, p := range problems {
+		b.errorf(p.Pos, "step %q: strategy: %s", b.step.name, p.Message)
+	}
+	return &read
 }
 
 // parseTimeout reads a duration, or a number of seconds, of at least one second and at most a day.

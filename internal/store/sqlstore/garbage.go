@@ -222,3 +222,15 @@ func (db *DB) ListManifests(ctx context.Context, page store.Page, content bool) 
 	})
 	return manifests, err
 }
+
+// RegistryTotals implements [store.Inventory].
+func (db *DB) RegistryTotals(ctx context.Context) (n store.RegistryTotals, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		return t.get(ctx, `
+			SELECT (SELECT count(*) FROM registry_repositories), (SELECT count(*) FROM registry_tags),
+				(SELECT count(*) FROM registry_manifests), (SELECT count(*) FROM registry_blobs),
+				(SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM registry_blobs)`,
+			nil, &n.Repositories, &n.Tags, &n.Manifests, &n.Blobs, &n.Bytes)
+	})
+	return n, err
+}

@@ -41,6 +41,9 @@ func (db *DB) PutManifest(ctx context.Context, m store.Manifest, tags ...string)
 			if err = checkReferences(ctx, t, repository, m); err == nil {
 				id, err = insertManifest(ctx, t, repository, m)
 			}
+			if err == nil {
+				err = keepQuota(ctx, t, m.Repository, m.Size)
+			}
 		}
 		if err != nil {
 			return err
@@ -343,7 +346,10 @@ func (db *DB) LinkBlob(ctx context.Context, repository string, b store.Blob) err
 		if err != nil {
 			return err
 		}
-		return errors.Join(linkBlob(ctx, t, id, b), uncache(ctx, t, id, b.Digest))
+		if err := errors.Join(linkBlob(ctx, t, id, b), uncache(ctx, t, id, b.Digest)); err != nil {
+			return err
+		}
+		return keepQuota(ctx, t, repository, b.Size)
 	})
 }
 
@@ -379,7 +385,14 @@ func (db *DB) MountBlob(ctx context.Context, from, to, digest string, at time.Ti
 		if err != nil {
 			return err
 		}
-		return errors.Join(link(ctx, t, id, digest, at), uncache(ctx, t, id, digest))
+		if err := errors.Join(link(ctx, t, id, digest, at), uncache(ctx, t, id, digest)); err != nil {
+			return err
+		}
+		size, err := one(ctx, t, value[int64], `SELECT size FROM registry_blobs WHERE digest = ?`, digest)
+		if err != nil {
+			return err
+		}
+		return keepQuota(ctx, t, to, size)
 	})
 }
 

@@ -31,6 +31,9 @@ func (db *DB) Restore(ctx context.Context, c store.Change) error {
 			return err
 		}
 		id, err := restoreManifest(ctx, t, repository, c, c.Digest)
+		if err == nil {
+			err = keepQuota(ctx, t, c.Repository, 0)
+		}
 		if err != nil || c.Reference == "" {
 			return err
 		}

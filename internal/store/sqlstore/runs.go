@@ -112,6 +112,10 @@ func (db *DB) ListRuns(ctx context.Context, filter store.RunFilter) (runs []ci.R
 	if filter.Before > 0 {
 		where, args = append(where, `runs.id < ?`), append(args, filter.Before)
 	}
+	if filter.Image != "" {
+		where = append(where, `runs.id IN (SELECT run_id FROM images WHERE ref = ? OR digest = ?)`)
+		args = append(args, filter.Image, filter.Image)
+	}
 	limit := ""
 	if filter.Unfinished {
 		where = append(where, `done = FALSE`) // as the index says it

@@ -13,3 +13,10 @@ CREATE TABLE registry_quotas (
 	repository {text} PRIMARY KEY,
 	bytes      BIGINT NOT NULL
 );
+
+-- At least what a repository has with all below it, so that not every push has to count. Only pushes that a quota held for
+-- were added: without a row nothing is known.
+CREATE TABLE registry_quota_use (
+	repository {text} PRIMARY KEY,
+	bytes      BIGINT NOT NULL
+);

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"slipway/internal/cluster/clustertest"
+	"slipway/internal/rollout"
+)
+
+// TestClusters asks the runner's own cluster what it runs: one that is there, one that is away, and none.
+func TestClusters(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	c := &clusters{kubeconfig: file}
+	defer c.Close()
+	if all, err := c.List(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("without a kubeconfig there are the clusters %v, %v", all, err)
+	}
+	if uses, unasked := c.running(t.Context(), "octo/app"); len(uses) != 0 || unasked != "" {
+		t.Errorf("without a cluster there is %v in use, and %q", uses, unasked)
+	}
+
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("no kubeconfig")
+	if _, unasked := c.running(t.Context(), "octo/app"); !strings.Contains(unasked, "the runner's own cluster cannot be asked what it runs") {
+		t.Errorf("with a wrong kubeconfig it says %q", unasked)
+	}
+	write(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+		"clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}]}`)
+	if _, unasked := c.running(t.Context(), "octo/app"); !strings.Contains(unasked, "cannot be reached") {
+		t.Errorf("with a cluster that is away it says %q", unasked)
+	}
+
+	real := clustertest.Start(t)
+	real.Kubectl("create", "deployment", "asleep", "--image=ci.example.com/octo/app:7", "--replicas=0")
+	text, err := os.ReadFile(real.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(string(text))
+	uses, unasked := c.running(t.Context(), "octo/app")
+	if unasked != "" || !slices.ContainsFunc(uses, func(u rollout.ImageUse) bool {
+		return u.Image == "ci.example.com/octo/app:7" && strings.HasSuffix(u.Reason, "has it in the runner's own cluster")
+	}) {
+		t.Errorf("with a cluster there is %v in use, and %q", uses, unasked)
+	}
+}
