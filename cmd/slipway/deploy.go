@@ -46,6 +46,9 @@ func (f *deployFlags) step(args []string) (rollout.Step, error) {
 	return rollout.Step{
 		Workspace:   source.Root,
 		Manifests:   source.Paths,
+		Variables:   source.Variables,
+		Charts:      source.Charts,
+		Renderer:    renderSandbox().Render,
 		Namespace:   source.Namespace,
 		Environment: f.environment,
 		Release:     ci.Release{Repo: f.repo, By: person()},
@@ -58,8 +61,8 @@ func (f *deployFlags) step(args []string) (rollout.Step, error) {
 // newDeployCommand returns `slipway deploy`.
 func newDeployCommand() *cobra.Command {
 	var flags deployFlags
-	var probe probeFlags
 	var strategyFlags strategyFlags
+	var probe probeFlags
 	var timeout time.Duration
 	var keepFailed bool
 	cmd := &cobra.Command{
@@ -92,20 +95,20 @@ is in the cluster; 6 the cluster cannot be reached.`,
 			}
 			defer step.Workspace.Close()
 			step.Timeout, step.KeepFailed = timeout, keepFailed
-			step.Policy.Probe, step.ProbeLocal = probe.policy(), true
 			if step.Policy.Strategy, err = strategyFlags.read(); err != nil {
 				return err
 			}
 			if step.Policy.Strategy != nil && step.Environment == "" {
 				return fault.New(fault.Invalid, "--strategy needs --environment, because the release that serves has to be known")
 			}
+			step.Policy.Probe, step.ProbeLocal = probe.policy(), true
 			_, err = rollout.Run(cmd.Context(), step, cmd.OutOrStdout())
 			return err
 		},
 	}
 	flags.register(cmd)
-	probe.register(cmd)
 	strategyFlags.register(cmd)
+	probe.register(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", rollout.DefaultTimeout, "time for applying and rolling out together")
 	cmd.Flags().BoolVar(&keepFailed, "no-rollback", false, "leave a release that fails as it is, instead of going back to the last good one")
 	return cmd

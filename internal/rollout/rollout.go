@@ -47,10 +47,10 @@ type Request struct {
 	// Policy says how the objects are brought there. Going back to a release follows its record, not the policy's
 	// additions.
 	Policy ci.Policy
-	// ProbeLocal lets the probe of the policy send requests to this machine itself.
-	ProbeLocal bool
 	// Mask hides the values of secrets in what is shown of manifests; nil hides nothing but the values of Secrets.
 	Mask func(string) string
+	// ProbeLocal lets the probe of the policy send requests to this machine itself.
+	ProbeLocal bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
@@ -78,10 +78,10 @@ type Result struct {
 	Statuses []Status
 	// Release is the record of the release; nil if there is no environment, or it was not begun.
 	Release *ci.Release
-	// Probe is what became of the requests that were sent throughout the rollout; nil if none were.
-	Probe *ci.Probed
 	// Manifests are the objects of that release, encoded by [release.Encode].
 	Manifests []byte
+	// Probe is what became of the requests that were sent throughout the rollout; nil if none were.
+	Probe *ci.Probed
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -176,6 +176,12 @@ type Step struct {
 	// [manifest.Images].
 	Images map[string]string
 	Pushed []ci.Image
+	// Variables, Charts and Confidential are as in [manifest.Source]. What Charts says of the cluster is asked there.
+	Variables    map[string]string
+	Charts       manifest.Charts
+	Confidential []string
+	// Renderer renders the manifests; nil means [manifest.Render].
+	Renderer Renderer
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
 	// Policy and ProbeLocal are as in [Request].
@@ -216,22 +222,16 @@ func Preview(ctx context.Context, s Step, out io.Writer) (Differences, error) {
 
 // request renders the manifests of s, and says where they go. The caller closes the client.
 func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.Pin, error) {
-	rendered, err := manifest.Render(ctx, manifest.Source{
-		Root:      s.Workspace,
-		Paths:     s.Manifests,
-		Namespace: s.Namespace,
-		Images:    manifest.Images{Named: s.Images, Pushed: s.Pushed},
-	})
-	if err != nil {
-		return Request{}, nil, err
-	}
-	client, err := s.client()
+	rendered, client, err := s.render(ctx)
 	if err != nil {
 		return Request{}, nil, err
 	}
 	p := newPrinter(out)
 	for _, pin := range rendered.Pins {
 		p.linef("%s", pin)
+	}
+	for _, note := range rendered.Notes {
+		p.linef("note: %s", note)
 	}
 	return Request{
 		Client:      client,

@@ -100,9 +100,6 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		return err
 	}
 	defer step.Workspace.Close()
-	if step.Policy.Probe != nil && s.w.a.Fork {
-		return fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
-	}
 	result, err := rollout.Run(ctx, step, s.log)
 	if r := result.Release; r != nil {
 		r.Message = s.w.masker.Mask(r.Message)
@@ -124,11 +121,14 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 	if kubeconfig == "" && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return rollout.Step{}, fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
 	}
+	if d.Policy.Probe != nil && s.w.a.Fork {
+		return rollout.Step{}, fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
+	}
 	checkout, err := s.openCheckout()
 	if err != nil {
 		return rollout.Step{}, err
 	}
-	return rollout.Step{
+	step := rollout.Step{
 		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
@@ -138,8 +138,38 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 			Author: s.w.a.Author, Title: s.w.a.Title,
 		},
 		// When the runner itself stops, its successor goes on with the step.
-		Resumed: func() bool { return s.w.life.Err() != nil },
-	}, nil
+		Resumed:  func() bool { return s.w.life.Err() != nil },
+		Renderer: s.w.runner.opts.Renderer,
+	}
+	if err := s.fillIn(&step); err != nil {
+		checkout.Close()
+		return rollout.Step{}, err
+	}
+	return step, nil
+}
+
+// fillIn sets what is filled into the manifests of a deployment.
+func (s *stepRun) fillIn(step *rollout.Step) error {
+	d := s.step.Deploy
+	step.Variables = s.resolveMap(d.Variables)
+	step.Charts.Release, step.Charts.Values = d.ReleaseName, d.Values
+	step.Charts.Set, step.Charts.SetText = s.resolveMap(d.Set), s.resolveMap(d.SetString)
+	for _, values := range []map[string]plan.Value{d.Variables, d.Set, d.SetString} {
+		for name, v := range values {
+			if v.Secret == "" {
+				continue
+			}
+			value := s.resolve(v)
+			switch {
+			case value == "" && slices.Contains(s.w.a.Denied, v.Secret):
+				return fault.New(fault.Invalid, "the secret %s, which %s has the value of, is not given to pull requests; allow it by: slipway secret set %s %[1]s --pull-requests", v.Secret, name, s.w.a.Repo)
+			case value == "": // an empty password would be worse than failing
+				return fault.New(fault.Invalid, "the secret %s, which %s has the value of, is empty; set it by: slipway secret set %s %[1]s", v.Secret, name, s.w.a.Repo)
+			}
+			step.Confidential = append(step.Confidential, value)
+		}
+	}
+	return nil
 }
 
 // ownCluster returns a client for the cluster of the runner.
