@@ -31,13 +31,22 @@ func newTyped(config *rest.Config, client *http.Client) (t *Typed, err error) {
 	t = &Typed{}
 	for _, make := range []func() error{
 		func() (err error) { t.apps, err = appsv1.NewForConfigAndClient(config, client); return err },
-		func() (err error) { t.authorization, err = authorizationv1.NewForConfigAndClient(config, client); return err },
+		func() (err error) {
+			t.authorization, err = authorizationv1.NewForConfigAndClient(config, client)
+			return err
+		},
 		func() (err error) { t.batch, err = batchv1.NewForConfigAndClient(config, client); return err },
-		func() (err error) { t.coordination, err = coordinationv1.NewForConfigAndClient(config, client); return err },
+		func() (err error) {
+			t.coordination, err = coordinationv1.NewForConfigAndClient(config, client)
+			return err
+		},
 		func() (err error) { t.core, err = corev1.NewForConfigAndClient(config, client); return err },
 		func() (err error) { t.discovery, err = discoveryv1.NewForConfigAndClient(config, client); return err },
 		func() (err error) { t.policy, err = policyv1.NewForConfigAndClient(config, client); return err },
-		func() (err error) { t.server, err = discovery.NewDiscoveryClientForConfigAndClient(config, client); return err },
+		func() (err error) {
+			t.server, err = discovery.NewDiscoveryClientForConfigAndClient(config, client)
+			return err
+		},
 	} {
 		if err := make(); err != nil {
 			return nil, err
