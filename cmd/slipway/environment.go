@@ -247,6 +247,9 @@ func writeRelease(w io.Writer, r ci.Release) {
 	line("repeats", strconv.FormatInt(r.Of, 10))
 	line("restored", strconv.FormatInt(r.Restored, 10))
 	line("message", r.Message)
+	if r.Probe != nil {
+		line("probe", r.Probe.String())
+	}
 	for _, image := range r.Images {
 		line("image", image)
 	}

@@ -121,6 +121,9 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 	if kubeconfig == "" && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return rollout.Step{}, fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
 	}
+	if d.Policy.Probe != nil && s.w.a.Fork {
+		return rollout.Step{}, fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
+	}
 	checkout, err := s.openCheckout()
 	if err != nil {
 		return rollout.Step{}, err
@@ -129,7 +132,7 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
-		Policy: d.Policy,
+		Policy: d.Policy, ProbeLocal: s.w.a.Trusted,
 		Release: ci.Release{
 			Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
 			Author: s.w.a.Author, Title: s.w.a.Title,

@@ -28,6 +28,8 @@ func (b *builtin) deploy(planned *plan.Step) bool {
 		"environment": b.textTo(&deploy.Environment),
 		"images":      b.pairsTo(&deploy.Images, nil),
 		"kubeconfig":  b.valueTo(&deploy.Kubeconfig),
+		"lossless":    b.losslessTo(&deploy.Policy.Lossless),
+		"probe":       b.probeTo(&deploy.Policy.Probe),
 		"timeout": {read: func(s setting) {
 			if seconds, ok := parseTimeout(b.plain(s)); ok {
 				deploy.Timeout = seconds
