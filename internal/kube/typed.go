@@ -11,6 +11,7 @@ import (
 	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	discoveryv1 "k8s.io/client-go/kubernetes/typed/discovery/v1"
+	networkingv1 "k8s.io/client-go/kubernetes/typed/networking/v1"
 	policyv1 "k8s.io/client-go/kubernetes/typed/policy/v1"
 	"k8s.io/client-go/rest"
 )
@@ -24,21 +25,23 @@ type Typed struct {
 	coordination  *coordinationv1.CoordinationV1Client
 	core          *corev1.CoreV1Client
 	discovery     *discoveryv1.DiscoveryV1Client
+	networking    *networkingv1.NetworkingV1Client
 	policy        *policyv1.PolicyV1Client
 	server        *discovery.DiscoveryClient
 }
 
 func newTyped(config *rest.Config, client *http.Client) (*Typed, error) {
 	var t Typed
-	var errs [8]error
+	var errs [9]error
 	t.apps, errs[0] = appsv1.NewForConfigAndClient(config, client)
 	t.authorization, errs[1] = authorizationv1.NewForConfigAndClient(config, client)
 	t.batch, errs[2] = batchv1.NewForConfigAndClient(config, client)
 	t.coordination, errs[3] = coordinationv1.NewForConfigAndClient(config, client)
 	t.core, errs[4] = corev1.NewForConfigAndClient(config, client)
 	t.discovery, errs[5] = discoveryv1.NewForConfigAndClient(config, client)
-	t.policy, errs[6] = policyv1.NewForConfigAndClient(config, client)
-	t.server, errs[7] = discovery.NewDiscoveryClientForConfigAndClient(config, client)
+	t.networking, errs[6] = networkingv1.NewForConfigAndClient(config, client)
+	t.policy, errs[7] = policyv1.NewForConfigAndClient(config, client)
+	t.server, errs[8] = discovery.NewDiscoveryClientForConfigAndClient(config, client)
 	return &t, errors.Join(errs[:]...)
 }
 
@@ -59,6 +62,9 @@ func (t *Typed) CoreV1() corev1.CoreV1Interface { return t.core }
 
 // DiscoveryV1 has EndpointSlices.
 func (t *Typed) DiscoveryV1() discoveryv1.DiscoveryV1Interface { return t.discovery }
+
+// NetworkingV1 has Ingresses.
+func (t *Typed) NetworkingV1() networkingv1.NetworkingV1Interface { return t.networking }
 
 // PolicyV1 has PodDisruptionBudgets.
 func (t *Typed) PolicyV1() policyv1.PolicyV1Interface { return t.policy }
