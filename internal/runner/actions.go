@@ -178,8 +178,7 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 		Renderer: s.w.runner.opts.Renderer,
 	}
 	if err := s.fillIn(&step); err != nil {
-		checkout.Close()
-		return rollout.Step{}, err
+		return rollout.Step{}, errors.Join(err, checkout.Close())
 	}
 	return step, nil
 }
