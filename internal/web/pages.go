@@ -295,6 +295,8 @@ func sign(action string) string {
 		return "−"
 	case "refuse":
 		return "✗"
+	case "run before", "run after":
+		return "▷"
 	}
 	return "="
 }
