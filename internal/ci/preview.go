@@ -33,7 +33,7 @@ type Difference struct {
 	// Object is kind/name, Namespace where it is if that is not the environment's.
 	Object    string `json:"object"`
 	Namespace string `json:"namespace,omitempty"`
-	// Action is one word: create, change, replace, delete, keep, refuse.
+	// Action is create, change, replace, delete, keep, refuse, or of a hook run before or run after.
 	Action string `json:"action"`
 	// Fields are those that change.
 	Fields []Field `json:"fields,omitempty"`
@@ -68,7 +68,7 @@ func (p Preview) Summary() string {
 		counts[d.Action]++
 	}
 	var parts []string
-	for _, action := range []string{"create", "change", "replace", "delete", "keep", "refuse"} {
+	for _, action := range []string{"run before", "create", "change", "replace", "delete", "keep", "run after", "refuse"} {
 		if n := counts[action]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d to %s", n, action))
 		}
