@@ -46,6 +46,9 @@ func (f *deployFlags) step(args []string) (rollout.Step, error) {
 	return rollout.Step{
 		Workspace:   source.Root,
 		Manifests:   source.Paths,
+		Variables:   source.Variables,
+		Charts:      source.Charts,
+		Renderer:    renderSandbox().Render,
 		Namespace:   source.Namespace,
 		Environment: f.environment,
 		Release:     ci.Release{Repo: f.repo, By: person()},

@@ -553,6 +553,21 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
+// TestWithoutWatches deploys by an account that may get and list, but not watch: it is told as much, a little later.
+func TestWithoutWatches(t *testing.T) {
+	s := start(t)
+	s.Kubectl("create", "serviceaccount", "weak")
+	s.Kubectl("create", "role", "deployer", "--verb=get,list,patch,create", "--resource=deployments.apps,replicasets.apps,pods,pods/log,events")
+	s.Kubectl("create", "rolebinding", "deployer", "--role=deployer", "--serviceaccount="+s.Namespace+":weak")
+	weak := func(step *rollout.Step) { step.Kubeconfig, step.Environment = s.kubeconfig("weak"), "" }
+	_, out := s.must(web(), weak)
+	wantOrder(t, out, "deployment/web: created", "deployment/web: rolled out, 2 of 2 ready")
+	out = s.fails(web("v1}", "v2}", "serve}", "crash}"), fault.Failed, []string{"deployment/web: pod web-", "exits with code 3, 3 times so far"}, weak)
+	if !strings.Contains(out, "  | cannot open the database: no such host\n") || strings.Contains(out, "causes may be missing") {
+		t.Errorf("output %q", out)
+	}
+}
+
 // kubeconfig returns one for a service account of the namespace.
 func (s *site) kubeconfig(account string) []byte {
 	token := strings.TrimSpace(s.Kubectl("create", "token", account))

@@ -176,6 +176,12 @@ type Step struct {
 	// [manifest.Images].
 	Images map[string]string
 	Pushed []ci.Image
+	// Variables, Charts and Confidential are as in [manifest.Source]. What Charts says of the cluster is asked there.
+	Variables    map[string]string
+	Charts       manifest.Charts
+	Confidential []string
+	// Renderer renders the manifests; nil means [manifest.Render].
+	Renderer Renderer
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
 	// Policy and ProbeLocal are as in [Request].
@@ -216,22 +222,16 @@ func Preview(ctx context.Context, s Step, out io.Writer) (Differences, error) {
 
 // request renders the manifests of s, and says where they go. The caller closes the client.
 func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.Pin, error) {
-	rendered, err := manifest.Render(ctx, manifest.Source{
-		Root:      s.Workspace,
-		Paths:     s.Manifests,
-		Namespace: s.Namespace,
-		Images:    manifest.Images{Named: s.Images, Pushed: s.Pushed},
-	})
-	if err != nil {
-		return Request{}, nil, err
-	}
-	client, err := s.client()
+	rendered, client, err := s.render(ctx)
 	if err != nil {
 		return Request{}, nil, err
 	}
 	p := newPrinter(out)
 	for _, pin := range rendered.Pins {
 		p.linef("%s", pin)
+	}
+	for _, note := range rendered.Notes {
+		p.linef("note: %s", note)
 	}
 	return Request{
 		Client:      client,

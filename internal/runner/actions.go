@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -100,6 +101,7 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		return err
 	}
 	defer step.Workspace.Close()
+	step.Picture = s.picture
 	result, err := rollout.Run(ctx, step, s.log)
 	if r := result.Release; r != nil {
 		r.Message = s.w.masker.Mask(r.Message)
@@ -109,6 +111,28 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// picture tells the server how far a deployment is, unless that is more than it takes. That it cannot be written is noticed
+// by the next line of the log.
+func (s *stepRun) picture(r ci.Rollout) {
+	for _, workloads := range [][]ci.Workload{r.Workloads, r.Failed} {
+		for i := range workloads {
+			w := &workloads[i]
+			w.Text, w.Trouble = s.w.masker.Mask(w.Text), s.w.masker.Mask(w.Trouble)
+			w.Events, w.Log = slices.Clone(w.Events), slices.Clone(w.Log)
+			for k := range w.Events {
+				w.Events[k].Message = s.w.masker.Mask(w.Events[k].Message)
+			}
+			for k := range w.Log {
+				w.Log[k] = s.w.masker.Mask(w.Log[k])
+			}
+		}
+	}
+	if data, err := json.Marshal(r); err != nil || len(data) > protocol.MaxRollout {
+		return
+	}
+	_ = s.w.journal.add(protocol.Event{Rollout: &protocol.Rollout{Step: s.index + 1, Rollout: r}})
 }
 
 // deployment is the step with everything resolved. The caller closes its workspace.
@@ -128,7 +152,7 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 	if err != nil {
 		return rollout.Step{}, err
 	}
-	return rollout.Step{
+	step := rollout.Step{
 		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
@@ -138,8 +162,38 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 			Author: s.w.a.Author, Title: s.w.a.Title,
 		},
 		// When the runner itself stops, its successor goes on with the step.
-		Resumed: func() bool { return s.w.life.Err() != nil },
-	}, nil
+		Resumed:  func() bool { return s.w.life.Err() != nil },
+		Renderer: s.w.runner.opts.Renderer,
+	}
+	if err := s.fillIn(&step); err != nil {
+		checkout.Close()
+		return rollout.Step{}, err
+	}
+	return step, nil
+}
+
+// fillIn sets what is filled into the manifests of a deployment.
+func (s *stepRun) fillIn(step *rollout.Step) error {
+	d := s.step.Deploy
+	step.Variables = s.resolveMap(d.Variables)
+	step.Charts.Release, step.Charts.Values = d.ReleaseName, d.Values
+	step.Charts.Set, step.Charts.SetText = s.resolveMap(d.Set), s.resolveMap(d.SetString)
+	for _, values := range []map[string]plan.Value{d.Variables, d.Set, d.SetString} {
+		for name, v := range values {
+			if v.Secret == "" {
+				continue
+			}
+			value := s.resolve(v)
+			switch {
+			case value == "" && slices.Contains(s.w.a.Denied, v.Secret):
+				return fault.New(fault.Invalid, "the secret %s, which %s has the value of, is not given to pull requests; allow it by: slipway secret set %s %[1]s --pull-requests", v.Secret, name, s.w.a.Repo)
+			case value == "": // an empty password would be worse than failing
+				return fault.New(fault.Invalid, "the secret %s, which %s has the value of, is empty; set it by: slipway secret set %s %[1]s", v.Secret, name, s.w.a.Repo)
+			}
+			step.Confidential = append(step.Confidential, value)
+		}
+	}
+	return nil
 }
 
 // ownCluster returns a client for the cluster of the runner.

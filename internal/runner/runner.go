@@ -21,6 +21,7 @@ import (
 	"slipway/internal/engine"
 	"slipway/internal/image"
 	"slipway/internal/protocol"
+	"slipway/internal/rollout"
 	"slipway/internal/secret"
 )
 
@@ -38,6 +39,8 @@ type Options struct {
 	Images *image.Builder
 	// Kubeconfig is the file of the cluster that deploy steps without a kubeconfig use; it need not be there.
 	Kubeconfig string
+	// Renderer renders the manifests of deploy steps; nil means in this process, which a hostile repo can bring down.
+	Renderer rollout.Renderer
 	// Capacity is how many jobs run at once; 0 means 2.
 	Capacity int
 	Log      *slog.Logger
