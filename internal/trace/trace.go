@@ -49,7 +49,9 @@ type Trail struct {
 	End string `json:"end,omitempty"`
 }
 
-func (t *Trail) step(format string, args ...any) { t.Steps = append(t.Steps, fmt.Sprintf(format, args...)) }
+func (t *Trail) step(format string, args ...any) {
+	t.Steps = append(t.Steps, fmt.Sprintf(format, args...))
+}
 
 // ends ends the trail before a release.
 func (t Trail) ends(format string, args ...any) Trail {

@@ -27,7 +27,7 @@ type deployed struct {
 	Review  *ci.Review
 	// Waiting are the deployments that wait at its gate, the newest first.
 	Waiting []ci.Gate
-	// Drift is how the cluster differs from what was deployed; nil if it does not.
+	// Drift is how the cluster differs from what serves; nil if it is not watched.
 	Drift *ci.Drift
 }
 
@@ -52,9 +52,9 @@ func (d deployed) Locked() bool { return d.Latest != nil && rollbackFailed(*d.La
 func (d deployed) Failed() bool { return d.Latest != nil && d.Latest.Status.Failed() }
 
 // Offers reports whether it makes sense to bring the environment back to a release: a good one, and not the one that
-// serves, unless another one failed since and was not taken back.
+// serves, unless another one failed since and was not taken back, or the cluster has come to differ from it.
 func (d deployed) Offers(r ci.Release) bool {
-	serves := d.Serves != nil && d.Serves.ID == r.ID && (!d.Failed() || d.Latest.Restored > 0)
+	serves := d.Serves != nil && d.Serves.ID == r.ID && (!d.Failed() || d.Latest.Restored > 0) && !d.Drifted()
 	return r.Status == ci.Success && !serves
 }
 

@@ -63,7 +63,6 @@ func newPages(opts Options) http.Handler {
 	mux.HandleFunc("GET "+run+"/live", p.liveRun)
 	mux.HandleFunc("POST "+run+"/cancel", p.page(p.cancel))
 	mux.HandleFunc("POST "+run+"/restart", p.page(p.restart))
-	mux.HandleFunc("POST "+run+"/vote", p.page(p.vote))
 	mux.HandleFunc("GET "+run+"/changes", p.page(p.preview))
 	mux.HandleFunc("GET /environments", p.page(p.environments))
 	mux.HandleFunc("GET /{owner}/{name}/environments/{namespace}/{environment...}", p.page(p.environment))
@@ -199,7 +198,6 @@ func (p *pages) parse() map[string]*template.Template {
 		"plain":       func(s string) string { return printable([]byte(s)) },
 		"link":        webLink,
 		"environment": func(r ci.Release) string { return environmentLink(r.Repo, r.Namespace, r.Environment) },
-		"gate":        func(g ci.Gate, manages bool) gateView { return gateView{g, manages && g.State == ci.GateWaiting} },
 		"sign":        sign,
 		"diffLine":    diffLine,
 		"words":       func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },

@@ -4,13 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"slipway/internal/ci"
-	"slipway/internal/flow"
 	"slipway/internal/store"
 )
 
@@ -35,10 +33,6 @@ func (p *pages) places(ctx context.Context, repo string) ([]deployed, error) {
 	if err != nil {
 		return nil, err
 	}
-	drifts, err := p.Store.ListDrifts(ctx, repo)
-	if err != nil {
-		return nil, err
-	}
 	for i := range all {
 		d := &all[i]
 		for _, r := range reviews {
@@ -51,13 +45,8 @@ func (p *pages) places(ctx context.Context, repo string) ([]deployed, error) {
 				d.Waiting = append(d.Waiting, g)
 			}
 		}
-		for _, drift := range drifts {
-			if drift.Repo == d.Repo && drift.Environment == d.Environment && drift.Namespace == d.Namespace && (drift.Drifted() || drift.Fight != "") {
-				d.Drift = &drift
-			}
-		}
 	}
-	return all, nil
+	return p.withDrift(ctx, repo, all)
 }
 
 // addRules gives environments their rules, and adds those that nothing was deployed to yet.
@@ -112,44 +101,4 @@ func (d deployed) Frozen(now time.Time) string {
 		return ""
 	}
 	return strings.TrimSuffix(fmt.Sprintf("frozen until %s: %s", until.Format("2 January 15:04 MST"), freeze.Reason), ": ")
-}
-
-// gateView is a deployment at a gate; Manages is true if it waits, and the viewer may say something of it.
-type gateView struct {
-	ci.Gate
-	Manages bool
-}
-
-// Icon is the status whose sign the gate has.
-func (g gateView) Icon() ci.Status {
-	switch g.State {
-	case ci.GatePassed:
-		return ci.Success
-	case ci.GateRefused:
-		return ci.Failure
-	case ci.GateSuperseded:
-		return ci.Skipped
-	}
-	return ci.Pending
-}
-
-// Frozen reports whether a freeze is among what the deployment waits for.
-func (g gateView) Frozen() bool { return strings.Contains(g.Reason, "is frozen until") }
-
-// vote says something of the deployments of a run that wait.
-func (p *pages) vote(w http.ResponseWriter, r *http.Request) error {
-	run, who, err := p.managed(w, r)
-	if err != nil || who.Name == "" {
-		return err
-	}
-	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
-	ballot := flow.Ballot{
-		Repo: run.Repo, Run: run.Number, Environment: r.PostFormValue("environment"), Choice: ci.Choice(r.PostFormValue("choice")),
-		Comment: r.PostFormValue("comment"), Who: who.Name,
-	}
-	if _, err := p.Flow.Vote(r.Context(), ballot); err != nil {
-		return err
-	}
-	http.Redirect(w, r, runLink(run), http.StatusSeeOther)
-	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,8 +35,6 @@ type runView struct {
 	// Releases are what the run deployed, and Previews what it found out that deployments would change.
 	Releases []ci.Release
 	Previews []ci.Preview
-	// Gates are those that its deployments came to, and had to wait at or were stopped.
-	Gates []ci.Gate
 	// At is the step whose log is shown. Its Job is nil if the run has no steps.
 	At  place
 	Log logPart
@@ -188,11 +185,6 @@ func (p *pages) addRecords(ctx context.Context, v *runView) (err error) {
 	if v.Previews, err = p.Store.ListPreviews(ctx, v.Run.Repo, v.Run.Number); err != nil {
 		return err
 	}
-	gates, err := p.Store.ListGates(ctx, store.GateFilter{Repo: v.Run.Repo, Run: v.Run.Number, Limit: 500})
-	if err != nil {
-		return err
-	}
-	v.Gates = slices.DeleteFunc(gates, func(g ci.Gate) bool { return g.Reason == "" && len(g.Votes) == 0 })
 	v.Rollouts, err = p.rollouts(ctx, v.Run)
 	return err
 }
