@@ -193,7 +193,7 @@ func (p *pages) environment(w http.ResponseWriter, r *http.Request) error {
 	if i < 0 {
 		return fault.New(fault.NotFound, "nothing of %s was deployed to an environment %q of a namespace %q yet", repo.Name, filter.Environment, filter.Namespace)
 	}
-	view := environmentView{deployed: here[i], History: history, Manages: p.Rollback != nil && who.Manages(repo.Name), Stranger: who.Name == ""}
+	view := environmentView{deployed: here[i], History: history, Manages: who.Manages(repo.Name), Stranger: who.Name == ""}
 	if len(history) > listed {
 		view.History = history[:listed]
 		view.Older = fmt.Sprintf("%s?before=%d", view.Link(), view.History[listed-1].ID)
