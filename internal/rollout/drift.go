@@ -51,7 +51,7 @@ func drift(ctx context.Context, p release.Place) (DriftReport, error) {
 	report.Release, report.Heal = record.Release, record.Heal
 	r := Request{
 		Client: p.Client, Namespace: p.Namespace, Environment: p.Environment, Release: ci.Release{Repo: p.Repo},
-		Objects: slices.DeleteFunc(objectsOf(record), passing),
+		Objects: slices.DeleteFunc(objectsOf(record), func(o manifest.Object) bool { return isJob(o.Unstructured) }),
 	}
 	all, err := diff(ctx, r)
 	if err != nil {
@@ -94,9 +94,6 @@ func standing(ctx context.Context, p release.Place, report *DriftReport) (releas
 	}
 	return state, err
 }
-
-// passing reports whether an object does something once, as hooks do, and is not meant to stay.
-func passing(o manifest.Object) bool { return isJob(o.Unstructured) }
 
 // authors says who set what differs, the latest first: those that the cluster has down for these fields, or, of fields that
 // are gone, who changed the object last since the release.
@@ -245,7 +242,7 @@ func DriftSummary(d ci.Drift) string {
 func Inventory(objects []*unstructured.Unstructured) []release.Ref {
 	var refs []release.Ref
 	for _, u := range objects {
-		if !passing(manifest.Object{Unstructured: u}) {
+		if !isJob(u) {
 			refs = append(refs, release.RefOf(u))
 		}
 	}
