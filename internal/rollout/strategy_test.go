@@ -7,12 +7,14 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"slipway/internal/ci"
+	"slipway/internal/probe"
 )
 
 func TestPortions(t *testing.T) {
@@ -91,13 +93,13 @@ func TestQuery(t *testing.T) {
 			w.WriteHeader(c.status)
 			fmt.Fprint(w, c.answer)
 		}))
-		text, ok := query(t.Context(), ci.Check{URL: server.URL, Query: "a + b", Condition: "< 0.01"})
+		text, ok := query(t.Context(), probe.Client(10*time.Second, true), ci.Check{URL: server.URL, Query: "a + b", Condition: "< 0.01"})
 		server.Close()
 		if !strings.Contains(text, c.want) || ok != c.ok {
 			t.Errorf("%s: %q, %t; want %q, %t", c.name, text, ok, c.want, c.ok)
 		}
 	}
-	if text, ok := query(t.Context(), ci.Check{URL: "http://127.0.0.1:1", Query: "a", Condition: "> 0"}); ok || !strings.Contains(text, "Prometheus does not answer: dial tcp 127.0.0.1:1: connect: connection refused") {
+	if text, ok := query(t.Context(), probe.Client(10*time.Second, true), ci.Check{URL: "http://127.0.0.1:1", Query: "a", Condition: "> 0"}); ok || !strings.Contains(text, "Prometheus does not answer: dial tcp 127.0.0.1:1: connect: connection refused") {
 		t.Errorf("where nothing listens: %q", text)
 	}
 }
@@ -120,11 +122,14 @@ func TestGet(t *testing.T) {
 	}))
 	defer server.Close()
 	for path, want := range map[string]int{"/": 200, "/moved": 302} {
-		if status, err := get(t.Context(), server.URL+path); err != nil || status != want {
+		if status, err := get(t.Context(), probe.Client(10*time.Second, true), server.URL+path); err != nil || status != want {
 			t.Errorf("%s: %d, %v", path, status, err)
 		}
 	}
-	if _, err := get(t.Context(), "http://169.254.169.254/latest"); err == nil || !strings.Contains(err.Error(), "link-local") {
+	if _, err := get(t.Context(), probe.Client(10*time.Second, false), server.URL); err == nil || !strings.Contains(err.Error(), "only trusted repos") {
+		t.Errorf("the machine itself is asked: %v", err)
+	}
+	if _, err := get(t.Context(), probe.Client(10*time.Second, true), "http://169.254.169.254/latest"); err == nil || !strings.Contains(err.Error(), "link-local") {
 		t.Errorf("the metadata of a machine is asked: %v", err)
 	}
 }
