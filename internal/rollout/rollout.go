@@ -191,6 +191,8 @@ type Step struct {
 	Picture func(ci.Rollout)
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
+	// Review makes the namespace as well, and lets [RunTeardown] remove it.
+	Review bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 }
@@ -233,9 +235,21 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 	for _, note := range rendered.Notes {
 		p.linef("note: %s", note)
 	}
+	request := s.bare(client)
+	request.Objects = rendered.Objects
+	if s.Review {
+		if request.Objects, err = withNamespace(ctx, request, p); err != nil {
+			client.Close()
+			return Request{}, nil, err
+		}
+	}
+	return request, rendered.Pins, nil
+}
+
+// bare returns the request of s without objects.
+func (s Step) bare(client *kube.Client) Request {
 	return Request{
 		Client:      client,
-		Objects:     rendered.Objects,
 		Namespace:   s.Namespace,
 		Environment: s.Environment,
 		Release:     s.Release,
@@ -246,7 +260,7 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 		Picture:     s.Picture,
 		Mask:        s.Mask,
 		Timeout:     s.Timeout,
-	}, rendered.Pins, nil
+	}
 }
 
 // client returns the client that s says.

@@ -129,6 +129,7 @@ func (s *site) wantPlain(want ...string) {
 	if state.Progress != nil || state.Pending || state.Locked != "" || len(state.Objects) != len(want)+1 { // with the PodDisruptionBudget
 		s.t.Errorf("the state is %+v", state)
 	}
+	s.wantNoDrift(s.place(), state.Current)
 }
 
 // wantLeft waits until all pods that had to end have ended, and wants these versions.

@@ -91,7 +91,8 @@ func (s *stepRun) cacheScope() string {
 	return s.w.a.Repo
 }
 
-// deploy does what a deploy step says.
+// deploy does to its environment what a deploy step says: it renders manifests and rolls them out, says what that would change,
+// goes back to an earlier release, or removes all.
 func (s *stepRun) deploy(ctx context.Context) error {
 	if s.step.Deploy.Action == plan.ActionDiff {
 		return s.preview(ctx)
@@ -102,7 +103,17 @@ func (s *stepRun) deploy(ctx context.Context) error {
 	}
 	defer step.Workspace.Close()
 	step.Picture = s.picture
-	result, err := rollout.Run(ctx, step, s.log)
+	var result rollout.Result
+	switch action := s.step.Deploy.Action; action {
+	case plan.ActionDeploy:
+		result, err = rollout.Run(ctx, step, s.log)
+	case plan.ActionRollback:
+		result, err = rollout.RunRollback(ctx, step, s.step.Deploy.Release, s.log)
+	case plan.ActionTeardown:
+		return rollout.RunTeardown(ctx, step, s.log)
+	default:
+		return fault.New(fault.Invalid, "this runner does not know the action %q of a deploy step; update it", action)
+	}
 	if r := result.Release; r != nil {
 		r.Message = s.w.masker.Mask(r.Message)
 		report := &protocol.Release{Step: s.index + 1, Release: *r, Manifests: result.Manifests}
@@ -137,8 +148,8 @@ func (s *stepRun) picture(r ci.Rollout) {
 
 // deployment is the step with everything resolved. The caller closes its workspace.
 func (s *stepRun) deployment() (rollout.Step, error) {
-	d := s.step.Deploy
-	kubeconfig := s.resolve(d.Kubeconfig)
+	d, permit := s.step.Deploy, s.permitted
+	kubeconfig := cmp.Or(permit.Kubeconfig, s.resolve(d.Kubeconfig))
 	if name := d.Kubeconfig.Secret; kubeconfig == "" && slices.Contains(s.w.a.Denied, name) {
 		return rollout.Step{}, fault.New(fault.Invalid, "the secret %s of the setting kubeconfig is not given to pull requests; allow it by: slipway secret set %s %[1]s --pull-requests", name, s.w.a.Repo)
 	}
@@ -153,10 +164,10 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 		return rollout.Step{}, err
 	}
 	step := rollout.Step{
-		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
+		Workspace: checkout, Manifests: d.Manifests, Namespace: cmp.Or(permit.Namespace, s.resolve(d.Namespace)), Environment: permit.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
-		Policy: d.Policy, ProbeLocal: s.w.a.Trusted,
+		Policy: permit.Policy, ProbeLocal: s.w.a.Trusted, Review: permit.Review,
 		Release: ci.Release{
 			Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
 			Author: s.w.a.Author, Title: s.w.a.Title,
