@@ -431,8 +431,12 @@ func (s *steps) putRules(ctx context.Context, route release.Route, rules []any) 
 	return nil
 }
 
-// returnForeign gives routes of others the rules back that they had.
-func (s *steps) returnForeign(ctx context.Context) error {
+// returnForeign gives routes of others the rules back that they had before a release that has not ended.
+func (d *deployment) returnForeign(ctx context.Context) error {
+	if d.state.Progress == nil {
+		return nil
+	}
+	s := &steps{deployment: d, progress: d.state.Progress}
 	for _, route := range s.progress.Routes {
 		if len(route.Rules) == 0 {
 			continue
