@@ -62,6 +62,12 @@ func permit(a netip.Addr, local bool) error {
 	return nil
 }
 
+// Client returns a client for single requests, which may go where those of a probe may go: see [Validate]. Each has a connection of its
+// own, and an answer that leads elsewhere is the answer.
+func Client(timeout time.Duration, local bool) *http.Client {
+	return Options{Timeout: timeout, Local: local}.client(false)
+}
+
 // client returns a client that keeps one connection, or none.
 func (o Options) client(keep bool) *http.Client {
 	dialer := &net.Dialer{

@@ -312,7 +312,7 @@ func (m *mirror) learn(uid types.UID, events []corev1.Event, err error) {
 	}
 	for i := range events {
 		if m.objects[events[i].Name] == nil {
-			m.put(&events[i])
+			m.put(events[i].DeepCopy()) // who listed them sorts them meanwhile
 		}
 	}
 }

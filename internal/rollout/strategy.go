@@ -85,7 +85,7 @@ func (d *deployment) bySteps(ctx, applying context.Context, strategy ci.Strategy
 	}
 	ctx, stop := s.listen(ctx)
 	defer func() {
-		// Somebody's order to end is the cause, whatever it interrupted.
+		// Somebody's order to go back is the cause, whatever it interrupted.
 		if order := (*aborted)(nil); errors.As(context.Cause(ctx), &order) && err != nil {
 			err = fault.New(fault.Failed, "%s", order)
 		}
@@ -428,9 +428,13 @@ func (s *steps) applyFirst(ctx context.Context, order phases, first Differences)
 // within calls f with a context that bounds a part of the release: pauses do not count, so each part has the whole time.
 func (s *steps) within(ctx context.Context, f func(ctx context.Context) error) error {
 	s.deadline = time.Now().Add(s.timeout)
-	ctx, cancel := context.WithDeadline(ctx, s.deadline)
+	limited, cancel := context.WithDeadline(ctx, s.deadline)
 	defer cancel()
-	return f(ctx)
+	err := f(limited)
+	if known := (*fault.Error)(nil); err == nil || errors.As(err, &known) {
+		return err
+	}
+	return stopped(ctx, limited, err, "the new version did not take the place of the old one")
 }
 
 // wait watches objects until they are rolled out.

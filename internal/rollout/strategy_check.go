@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,6 +17,7 @@ import (
 
 	"slipway/internal/ci"
 	"slipway/internal/fault"
+	"slipway/internal/probe"
 )
 
 const (
@@ -28,23 +26,6 @@ const (
 	// maxAnswer is how much of an answer of Prometheus is read, in bytes.
 	maxAnswer = 1 << 20
 )
-
-// checkClient asks other people's servers. A connection is used once, so that each request may reach another pod, and an
-// answer that leads elsewhere is the answer.
-func checkClient() *http.Client {
-	dialer := &net.Dialer{Timeout: checkTimeout, Control: func(_, address string, _ syscall.RawConn) error {
-		// The metadata of a machine in a cloud is there, and a pipeline could ask for it from here.
-		if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().Unmap().IsLinkLocalUnicast() {
-			return errors.New("link-local addresses are not asked")
-		}
-		return nil
-	}}
-	return &http.Client{
-		Timeout:       checkTimeout,
-		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: checkTimeout},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
 
 // checkable returns an error if a check asks for the new version, and nothing leads to that.
 func (s *steps) checkable() error {
@@ -66,15 +47,18 @@ func (s *steps) checkable() error {
 	return nil
 }
 
+// checkClient asks other people's servers. Checks are part of pipelines, as probes are.
+func (s *steps) checkClient() *http.Client { return probe.Client(checkTimeout, s.r.ProbeLocal) }
+
 // try tries a check once, and returns what it found.
 func (s *steps) try(ctx context.Context, check ci.Check) (text string, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	switch {
 	case check.Query != "":
-		return query(ctx, check)
+		return query(ctx, s.checkClient(), check)
 	case !strings.HasPrefix(check.URL, "/"):
-		status, err := get(ctx, check.URL)
+		status, err := get(ctx, s.checkClient(), check.URL)
 		return judge(check, status, err)
 	}
 	for _, c := range s.canaries {
@@ -103,13 +87,13 @@ func judge(check ci.Check, status int, err error) (text string, ok bool) {
 }
 
 // get returns the status of the answer at an address.
-func get(ctx context.Context, address string) (int, error) {
+func get(ctx context.Context, client *http.Client, address string) (int, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return 0, err
 	}
 	request.Header.Set("User-Agent", "slipway")
-	response, err := checkClient().Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		return 0, innermost(err)
 	}
@@ -165,7 +149,7 @@ func (s *steps) proxied(ctx context.Context, service *unstructured.Unstructured,
 
 // query asks Prometheus, and says whether the condition holds for each value of the answer. See "Instant queries" in the
 // documentation of its HTTP API.
-func query(ctx context.Context, check ci.Check) (text string, ok bool) {
+func query(ctx context.Context, client *http.Client, check ci.Check) (text string, ok bool) {
 	condition, err := ci.ParseCondition(check.Condition)
 	if err != nil {
 		return err.Error(), false
@@ -177,7 +161,7 @@ func query(ctx context.Context, check ci.Check) (text string, ok bool) {
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.Header.Set("User-Agent", "slipway")
-	response, err := checkClient().Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		return "Prometheus does not answer: " + oneLine(innermost(err).Error()), false
 	}

@@ -316,7 +316,7 @@ func TestCanaryAbortedByPrometheus(t *testing.T) {
 		Checks: []ci.Check{{Name: "error rate", URL: address, Query: `rate(errors{app="web"}[1m])`, Condition: "< 0.01", Count: 2, Interval: 1}},
 	}
 	out := s.fails(app("v1}", "v2}"), fault.Failed,
-		[]string{"the check error rate failed at step 2 of 2 of the canary: 0.25, which is not < 0.01", "ROLLED BACK: release 1 serves again"}, by(strategy))
+		[]string{"the check error rate failed at step 2 of 2 of the canary: 0.25, which is not < 0.01", "ROLLED BACK: release 1 serves again"}, by(strategy), func(step *rollout.Step) { step.ProbeLocal = true })
 	wantLines(t, out, "canary: check error rate: 0.002 < 0.01", "canary: check error rate: 0.004 < 0.01", "canary: check error rate: 0.25, which is not < 0.01")
 	if queries := asked(); len(queries) != 3 || queries[0] != `rate(errors{app="web"}[1m])` {
 		t.Errorf("Prometheus was asked %q", queries)

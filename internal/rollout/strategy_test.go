@@ -7,18 +7,31 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"slipway/internal/ci"
+	"slipway/internal/probe"
 )
 
 func TestPortions(t *testing.T) {
 	for _, c := range []struct{ full, weight, oldPods, newPods int64 }{
-		{10, 0, 10, 1}, {10, 10, 10, 1}, {10, 20, 10, 3}, {10, 50, 10, 10}, {10, 75, 3, 10}, {10, 90, 1, 10}, {10, 100, 10, 10},
-		{1, 10, 1, 1}, {1, 50, 1, 1}, {1, 99, 1, 1}, {3, 25, 3, 1}, {3, 75, 1, 3}, {200, 1, 200, 2},
+		{10, 0, 10, 1},
+		{10, 10, 10, 1},
+		{10, 20, 10, 3},
+		{10, 50, 10, 10},
+		{10, 75, 3, 10},
+		{10, 90, 1, 10},
+		{10, 100, 10, 10},
+		{1, 10, 1, 1},
+		{1, 50, 1, 1},
+		{1, 99, 1, 1},
+		{3, 25, 3, 1},
+		{3, 75, 1, 3},
+		{200, 1, 200, 2},
 	} {
 		if o, n := portions(c.full, c.weight); o != c.oldPods || n != c.newPods {
 			t.Errorf("%d %% of %d pods are %d and %d, want %d and %d", c.weight, c.full, o, n, c.oldPods, c.newPods)
@@ -91,13 +104,13 @@ func TestQuery(t *testing.T) {
 			w.WriteHeader(c.status)
 			fmt.Fprint(w, c.answer)
 		}))
-		text, ok := query(t.Context(), ci.Check{URL: server.URL, Query: "a + b", Condition: "< 0.01"})
+		text, ok := query(t.Context(), probe.Client(10*time.Second, true), ci.Check{URL: server.URL, Query: "a + b", Condition: "< 0.01"})
 		server.Close()
 		if !strings.Contains(text, c.want) || ok != c.ok {
 			t.Errorf("%s: %q, %t; want %q, %t", c.name, text, ok, c.want, c.ok)
 		}
 	}
-	if text, ok := query(t.Context(), ci.Check{URL: "http://127.0.0.1:1", Query: "a", Condition: "> 0"}); ok || !strings.Contains(text, "Prometheus does not answer: dial tcp 127.0.0.1:1: connect: connection refused") {
+	if text, ok := query(t.Context(), probe.Client(10*time.Second, true), ci.Check{URL: "http://127.0.0.1:1", Query: "a", Condition: "> 0"}); ok || !strings.Contains(text, "Prometheus does not answer: dial tcp 127.0.0.1:1: connect: connection refused") {
 		t.Errorf("where nothing listens: %q", text)
 	}
 }
@@ -120,11 +133,14 @@ func TestGet(t *testing.T) {
 	}))
 	defer server.Close()
 	for path, want := range map[string]int{"/": 200, "/moved": 302} {
-		if status, err := get(t.Context(), server.URL+path); err != nil || status != want {
+		if status, err := get(t.Context(), probe.Client(10*time.Second, true), server.URL+path); err != nil || status != want {
 			t.Errorf("%s: %d, %v", path, status, err)
 		}
 	}
-	if _, err := get(t.Context(), "http://169.254.169.254/latest"); err == nil || !strings.Contains(err.Error(), "link-local") {
+	if _, err := get(t.Context(), probe.Client(10*time.Second, false), server.URL); err == nil || !strings.Contains(err.Error(), "only trusted repos") {
+		t.Errorf("the machine itself is asked: %v", err)
+	}
+	if _, err := get(t.Context(), probe.Client(10*time.Second, true), "http://169.254.169.254/latest"); err == nil || !strings.Contains(err.Error(), "link-local") {
 		t.Errorf("the metadata of a machine is asked: %v", err)
 	}
 }

@@ -421,14 +421,22 @@ func (s *steps) putRules(ctx context.Context, route release.Route, rules []any) 
 	if err != nil {
 		return fmt.Errorf("encode the rules of %s: %w", manifest.Name(route.Object()), err)
 	}
-	return retry(ctx, s.r.Client, s.p, func() error {
+	err = retry(ctx, s.r.Client, s.p, func() error {
 		err := s.r.Client.Objects.Patch(ctx, route.Object(), client.RawPatch(types.MergePatchType, patch), client.FieldOwner(FieldManager))
 		return client.IgnoreNotFound(err)
 	})
+	if err != nil {
+		return refused(s.r.Client, err, []manifest.Object{{Unstructured: route.Object()}})
+	}
+	return nil
 }
 
-// returnForeign gives routes of others the rules back that they had.
-func (s *steps) returnForeign(ctx context.Context) error {
+// returnForeign gives routes of others the rules back that they had before a release that has not ended.
+func (d *deployment) returnForeign(ctx context.Context) error {
+	if d.state.Progress == nil {
+		return nil
+	}
+	s := &steps{deployment: d, progress: d.state.Progress}
 	for _, route := range s.progress.Routes {
 		if len(route.Rules) == 0 {
 			continue

@@ -170,6 +170,9 @@ func (d *deployment) teardown(ctx context.Context) error {
 	slices.SortStableFunc(objects, func(a, b manifest.Object) int { return applyOrder(b, a) })
 	p := d.p
 	p.linef("tearing down %s: %d objects", d.place, len(objects))
+	if err := d.returnForeign(ctx); err != nil {
+		return err
+	}
 	var stays []release.Ref
 	var first error
 	for _, o := range objects {
