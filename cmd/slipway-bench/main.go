@@ -25,20 +25,24 @@ import (
 type measurement struct {
 	name    string
 	measure func(context.Context, *bench) error
+	// asked is true if it is only made when -only names it, because it takes long.
+	asked bool
 }
 
 // measurements are in the order of the table. Those that need a server share one, which memory starts.
 var measurements = []measurement{
-	{"step", measureEngineStep},
-	{"compile", measureCompile},
-	{"memory", measureMemory},
-	{"pipeline", measurePipeline},
-	{"push", measurePush},
-	{"start", measureStart},
-	{"build", measureBuild},
-	{"claim", measureClaims},
-	{"binary", measureBinary},
-	{"drain", measureDrain},
+	{name: "step", measure: measureEngineStep},
+	{name: "compile", measure: measureCompile},
+	{name: "memory", measure: measureMemory},
+	{name: "pipeline", measure: measurePipeline},
+	{name: "push", measure: measurePush},
+	{name: "start", measure: measureStart},
+	{name: "build", measure: measureBuild},
+	{name: "claim", measure: measureClaims},
+	{name: "binary", measure: measureBinary},
+	{name: "rollout", measure: measureRollouts},
+	{name: "diff", measure: measureDiff},
+	{name: "drain", measure: measureDrain, asked: true},
 }
 
 // bench is what the measurements share.
@@ -64,7 +68,7 @@ func (b *bench) times(n int) int {
 
 func main() {
 	var b bench
-	only := flag.String("only", "", "measure only what matches this regular expression: step, compile, memory, pipeline, push, start, build, claim, binary")
+	only := flag.String("only", "", "measure only what matches this regular expression: step, compile, memory, pipeline, push, start, build, claim, binary, rollout, diff, drain (which is only measured if it is named)")
 	out := flag.String("out", "", "file for the table and all raw numbers, as Markdown")
 	flag.StringVar(&b.cluster, "cluster", "", "measure rollouts on the cluster in this data folder, instead of a new one")
 	flag.BoolVar(&b.quick, "quick", false, "fewer repetitions, for trying out")
@@ -113,7 +117,7 @@ func run(ctx context.Context, b *bench, only, out string) (err error) {
 	b.table.head = describeMachine(ctx, b)
 	var failures []error
 	for _, m := range measurements {
-		if !chosen.MatchString(m.name) {
+		if !chosen.MatchString(m.name) || m.asked && only == "" {
 			continue
 		}
 		began := time.Now()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"slipway/internal/ci"
 	"slipway/internal/cluster"
 	"slipway/internal/probe"
 )
@@ -141,7 +142,7 @@ type contender struct {
 	roll      func(ctx context.Context, c *contender, manifest string) error
 
 	times samples
-	sum   probe.Result
+	sum   lost
 }
 
 func byKubectl(ctx context.Context, c *contender, manifest string) error {
@@ -177,8 +178,9 @@ func (c *contender) remove(ctx context.Context) error {
 	return err
 }
 
-// turn rolls a new version out under load, until all pods of the old one are gone, and keeps what came of it.
-func (c *contender) turn(ctx context.Context, version string) (probe.Result, error) {
+// turns rolls out n new versions, one after the other, under load, until all pods of old ones are gone, and adds what came
+// of it to the sum.
+func (c *contender) turns(ctx context.Context, n int) (probe.Result, error) {
 	address, err := c.kubectl(ctx, "", "get", "-n", c.namespace, "service/web", "-o", "jsonpath={.spec.clusterIP}")
 	if err != nil {
 		return probe.Result{}, err
@@ -189,11 +191,14 @@ func (c *contender) turn(ctx context.Context, version string) (probe.Result, err
 	}
 	load := probe.Start(ctx, probe.Options{URL: url, Rate: requestsPerSecond})
 	defer load.Stop()
-	began := time.Now()
-	if err := c.roll(ctx, c, strings.ReplaceAll(c.manifest, "VERSION\"", version+"\"")); err != nil {
-		return probe.Result{}, err
+	for range n {
+		began := time.Now()
+		if err := c.roll(ctx, c, strings.ReplaceAll(c.manifest, "VERSION\"", fmt.Sprintf("v%d\"", len(c.times)))); err != nil {
+			return probe.Result{}, err
+		}
+		c.times = append(c.times, time.Since(began))
+		fmt.Fprint(os.Stderr, ".")
 	}
-	took := time.Since(began)
 	for {
 		pods, err := c.kubectl(ctx, "", "get", "pods", "-n", c.namespace, "-o", "name")
 		if err != nil {
@@ -206,11 +211,156 @@ func (c *contender) turn(ctx context.Context, version string) (probe.Result, err
 	}
 	time.Sleep(tail)
 	result := load.Stop()
-	c.times = append(c.times, took)
-	c.sum.Sent, c.sum.Lost, c.sum.Repeated = c.sum.Sent+result.Sent, c.sum.Lost+result.Lost, c.sum.Repeated+result.Repeated
-	c.sum.Fresh.Sent, c.sum.Fresh.Lost = c.sum.Fresh.Sent+result.Fresh.Sent, c.sum.Fresh.Lost+result.Fresh.Lost
-	c.sum.Kept.Sent, c.sum.Kept.Lost = c.sum.Kept.Sent+result.Kept.Sent, c.sum.Kept.Lost+result.Kept.Lost
+	c.sum.add(result)
 	return result, nil
+}
+
+// lost is what became of all requests to a contender.
+type lost struct{ fresh, kept, all, repeated probe.Count }
+
+func (l *lost) add(r probe.Result) {
+	for _, sum := range []struct {
+		to *probe.Count
+		by probe.Count
+	}{{&l.fresh, r.Fresh}, {&l.kept, r.Kept}, {&l.all, probe.Count{Sent: r.Sent, Lost: r.Lost}}, {&l.repeated, probe.Count{Sent: r.Repeated}}} {
+		sum.to.Sent += sum.by.Sent
+		sum.to.Lost += sum.by.Lost
+	}
+}
+
+func (l lost) String() string {
+	return fmt.Sprintf("lost %d of %d (new connections %d of %d, kept ones %d of %d)", l.all.Lost, l.all.Sent, l.fresh.Lost, l.fresh.Sent, l.kept.Lost, l.kept.Sent)
+}
+
+// block is how many rollouts follow each other before it is the other's turn.
+const block = 5
+
+// measureRollouts rolls out by kubectl and by Slipway in turns: first a server that ends at once when it is told to, then
+// one that does not even listen.
+func measureRollouts(ctx context.Context, b *bench) error {
+	return b.withCluster(ctx, func(s *site) error {
+		for _, server := range []struct{ onTerm, what string }{
+			{"", "a server that dies of SIGTERM"},
+			{"ignore", "a server that ignores SIGTERM"},
+		} {
+			if err := measureServer(ctx, b, s, server.onTerm, server.what); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func measureServer(ctx context.Context, b *bench, s *site, onTerm, what string) (err error) {
+	manifest := strings.NewReplacer("STRATEGY", "", "DRAIN", "", "ONTERM", onTerm).Replace(benchPods)
+	kubectl := &contender{site: s, name: "kubectl", roll: byKubectl}
+	slipway := &contender{site: s, name: "slipway", roll: bySlipway(b.slipway)}
+	both := []*contender{kubectl, slipway}
+	for _, c := range both {
+		c.namespace, c.manifest = fmt.Sprintf("bench-%d-%s%s", os.Getpid(), c.name, onTerm), manifest
+		defer func() { err = errors.Join(err, c.remove(ctx)) }()
+		if err := c.start(ctx); err != nil {
+			return err
+		}
+	}
+	for left := b.times(20); left > 0; left -= block {
+		for _, c := range both {
+			result, err := c.turns(ctx, min(left, block))
+			if err != nil {
+				return err
+			}
+			if result.Lost > 0 {
+				b.table.note("%s, by %s, %d rollouts: %s", what, c.name, min(left, block), result)
+			}
+		}
+	}
+	b.table.add(row{
+		what:     fmt.Sprintf("%d rollouts of %s, %d requests/s", len(slipway.times), what, requestsPerSecond),
+		measured: slipway.sum.String(), peer: "kubectl " + kubectl.sum.String(), target: "0 lost", met: slipway.sum.all.Lost == 0,
+	})
+	// Its two pods are replaced one after the other, and each new one is to be ready for a while.
+	allowed := 2*ci.DefaultReady*time.Second + 500*time.Millisecond
+	more := slipway.times.p50() - kubectl.times.p50()
+	b.table.add(row{
+		what:     "the same, from apply to done",
+		measured: slipway.times.String(), peer: "kubectl " + kubectl.times.String(), ratio: fmt.Sprintf("%+.2f s", more.Seconds()),
+		target: fmt.Sprintf("p50 ≤ kubectl's + 2 × %d s ready + 0.5 s", ci.DefaultReady), met: more <= allowed,
+	})
+	for _, c := range both {
+		b.table.keep(fmt.Sprintf("%s, by %s, apply to done", what, c.name), c.times)
+		b.table.note("%s, by %s: of the requests on kept connections %d were sent again, because the connection was closed.", what, c.name, c.sum.repeated.Sent)
+	}
+	return nil
+}
+
+// measureDiff compares 500 objects with the cluster, where they are: once all as they are, and once all changed.
+func measureDiff(ctx context.Context, b *bench) error {
+	return b.withCluster(ctx, func(s *site) (err error) {
+		namespace := fmt.Sprintf("bench-%d-diff", os.Getpid())
+		if _, err := s.kubectl(ctx, "", "create", "namespace", namespace); err != nil {
+			return err
+		}
+		defer func() {
+			_, failed := s.kubectl(context.WithoutCancel(ctx), "", "delete", "namespace", namespace, "--wait=false")
+			err = errors.Join(err, failed)
+		}()
+		file := filepath.Join(b.dir, "objects.yaml")
+		run := func(verb, value string) (time.Duration, error) {
+			if err := os.WriteFile(file, []byte(manyObjects(value)), 0o600); err != nil {
+				return 0, err
+			}
+			began := time.Now()
+			out, err := command(ctx, "", b.slipway, verb, file, "--root", b.dir, "-n", namespace, "--environment", "bench", "--kubeconfig", s.kubeconfig())
+			took := time.Since(began)
+			var exit *exec.ExitError
+			if verb == "diff" && errors.As(err, &exit) && exit.ExitCode() == 2 && strings.HasPrefix(out, "differences: ") {
+				err = nil // there are some
+			}
+			return took, err
+		}
+		if _, err := run("deploy", "a"); err != nil {
+			return err
+		}
+		for _, c := range []struct{ what, value string }{{"all as they are", "a"}, {"all changed", "b"}} {
+			var times samples
+			for range b.times(10) {
+				took, err := run("diff", c.value)
+				if err != nil {
+					return err
+				}
+				times = append(times, took)
+			}
+			b.table.limit("diff of 500 objects, "+c.what, times, 2*time.Second)
+			b.table.keep("diff of 500 objects, "+c.what, times)
+		}
+		return nil
+	})
+}
+
+// manyObjects are 300 ConfigMaps, 100 Secrets, and 100 Deployments of no pods.
+func manyObjects(value string) string {
+	var y strings.Builder
+	for i := range 500 {
+		switch i % 5 {
+		case 0:
+			fmt.Fprintf(&y, "apiVersion: v1\nkind: Secret\nmetadata: {name: s%d}\nstringData: {value: %s}\n---\n", i, value)
+		case 1:
+			fmt.Fprintf(&y, `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d%d}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: d%d}}
+  template:
+    metadata: {labels: {app: d%d}}
+    spec: {containers: [{name: a, image: none, env: [{name: VALUE, value: %s}]}]}
+---
+`, i, i, i, value)
+		default:
+			fmt.Fprintf(&y, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c%d}\ndata: {value: %s}\n---\n", i, value)
+		}
+	}
+	return y.String()
 }
 
 // measureDrain finds out how long pods must drain, and new ones must have been ready, so that nothing is lost: it rolls by
@@ -218,7 +368,7 @@ func (c *contender) turn(ctx context.Context, version string) (probe.Result, err
 func measureDrain(ctx context.Context, b *bench) error {
 	return b.withCluster(ctx, func(s *site) error {
 		for _, ready := range []int{0, 1, 2} {
-			for _, drain := range []int{0, 2, 3, 4, 5, 6} {
+			for _, drain := range []int{0, 1, 2, 3, 5} {
 				if err := measurePair(ctx, b, s, drain, ready); err != nil {
 					return err
 				}
@@ -240,21 +390,15 @@ func measurePair(ctx context.Context, b *bench, s *site, drain, ready int) (err 
 	if err := c.start(ctx); err != nil {
 		return err
 	}
-	began := time.Now()
-	for i := range b.times(10) {
-		result, err := c.turn(ctx, fmt.Sprint("v", i))
+	for range b.times(10) { // one by one, each with the connections of a new load
+		result, err := c.turns(ctx, 1)
 		if err != nil {
 			return err
 		}
 		if result.Lost > 0 {
-			b.table.note("drain %d, ready %d: %s", drain, ready, result)
+			b.table.note("drain %d s, ready %d s: %s", drain, ready, result)
 		}
 	}
-	b.table.add(row{
-		what:     fmt.Sprintf("drain %d s, ready %d s", drain, ready),
-		measured: fmt.Sprintf("%d of %d lost on new connections, %d of %d on kept ones, which broke %d times", c.sum.Fresh.Lost, c.sum.Fresh.Sent, c.sum.Kept.Lost, c.sum.Kept.Sent, c.sum.Repeated),
-		peer:     "done " + c.times.String(),
-	})
-	fmt.Fprintf(os.Stderr, "drain %d ready %d: lost %d+%d of %d, %d repeated, %s, in %s\n", drain, ready, c.sum.Fresh.Lost, c.sum.Kept.Lost, c.sum.Sent, c.sum.Repeated, c.times, time.Since(began).Round(time.Second))
+	b.table.add(row{what: fmt.Sprintf("%d rollouts by kubectl, drain %d s, ready %d s", len(c.times), drain, ready), measured: c.sum.String(), peer: "done after " + c.times.String()})
 	return nil
 }

@@ -16,6 +16,7 @@ type deployFlags struct {
 	manifests           manifestFlags
 	kubeconfig, context string
 	environment, repo   string
+	lossless            losslessFlags
 }
 
 func (f *deployFlags) register(cmd *cobra.Command) {
@@ -23,6 +24,7 @@ func (f *deployFlags) register(cmd *cobra.Command) {
 	registerCluster(cmd, &f.kubeconfig, &f.context)
 	cmd.Flags().StringVar(&f.environment, "environment", "", "name of the environment, whose releases are recorded; without it, objects are applied and that is all")
 	cmd.Flags().StringVar(&f.repo, "repo", "", "repo whose part of the environment is meant, as `owner/name` (default: that of terminals)")
+	f.lossless.register(cmd)
 }
 
 // registerCluster adds the flags that choose a cluster.
@@ -33,6 +35,10 @@ func registerCluster(cmd *cobra.Command, kubeconfig, context *string) {
 
 // step returns the deployment that the flags say. The caller closes its workspace.
 func (f *deployFlags) step(args []string) (rollout.Step, error) {
+	lossless, err := f.lossless.policy()
+	if err != nil {
+		return rollout.Step{}, err
+	}
 	source, err := f.manifests.source(args)
 	if err != nil {
 		return rollout.Step{}, err
@@ -40,10 +46,14 @@ func (f *deployFlags) step(args []string) (rollout.Step, error) {
 	return rollout.Step{
 		Workspace:   source.Root,
 		Manifests:   source.Paths,
+		Variables:   source.Variables,
+		Charts:      source.Charts,
+		Renderer:    renderSandbox().Render,
 		Namespace:   source.Namespace,
 		Environment: f.environment,
 		Release:     ci.Release{Repo: f.repo, By: person()},
 		Images:      source.Images.Named,
+		Policy:      ci.Policy{Lossless: lossless},
 		Client:      func() (*kube.Client, error) { return kube.Default(f.kubeconfig, f.context) },
 	}, nil
 }
@@ -52,6 +62,7 @@ func (f *deployFlags) step(args []string) (rollout.Step, error) {
 func newDeployCommand() *cobra.Command {
 	var flags deployFlags
 	var strategyFlags strategyFlags
+	var probe probeFlags
 	var timeout time.Duration
 	var keepFailed bool
 	cmd := &cobra.Command{
@@ -63,6 +74,10 @@ PATH is as for "slipway render". The objects are applied by the server (server-s
 "slipway"); what will change is printed before, and a line whenever something changes. As soon as it is certain that the new version does not
 work, deploy says why, with the last log lines of the container that fails, and stops. The old version goes on
 serving as the manifests' update strategy says.
+
+What workloads that serve requests need to lose none while they roll is added, unless --lossless says otherwise; the
+diff shows each addition with its reason. With --probe, requests are sent to a URL until the old pods are gone, and too
+many losses fail the rollout.
 
 With --environment, what left the manifests since the last release is deleted, the release is recorded in the cluster
 (see "slipway env"), and a release that fails is rolled back to the last good one. --strategy says how the new version takes
@@ -86,12 +101,14 @@ is in the cluster; 6 the cluster cannot be reached.`,
 			if step.Policy.Strategy != nil && step.Environment == "" {
 				return fault.New(fault.Invalid, "--strategy needs --environment, because the release that serves has to be known")
 			}
+			step.Policy.Probe, step.ProbeLocal = probe.policy(), true
 			_, err = rollout.Run(cmd.Context(), step, cmd.OutOrStdout())
 			return err
 		},
 	}
 	flags.register(cmd)
 	strategyFlags.register(cmd)
+	probe.register(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", rollout.DefaultTimeout, "time for applying and rolling out together")
 	cmd.Flags().BoolVar(&keepFailed, "no-rollback", false, "leave a release that fails as it is, instead of going back to the last good one")
 	return cmd

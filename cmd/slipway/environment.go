@@ -126,23 +126,32 @@ func parseRelease(text string) (int64, error) {
 }
 
 // newEnvCommand returns `slipway env`.
-func newEnvCommand() *cobra.Command {
+func newEnvCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "env",
-		Short: "Say what runs in the environments of a cluster, since when and from which commit",
-		Long: `Say what runs in the environments of a cluster, since when and from which commit. All of it is read from the cluster:
-no server is needed.`,
+		Short: "Say what runs in environments, and keep the rules by which is deployed to them",
+		Long: `Say what runs in environments, and keep the rules by which is deployed to them.
+
+A command that begins with OWNER/NAME asks the server of that repo's environments. One that begins with the name of an environment,
+or with nothing, reads what runs where from a cluster, and needs no server.`,
 	}
-	cmd.AddCommand(newEnvListCommand(), newEnvShowCommand(), newEnvHistoryCommand(), newEnvDiffCommand(), newEnvDriftCommand(), newEnvUnlockCommand(),
+	cmd.AddCommand(newEnvListCommand(c), newEnvShowCommand(c), newEnvHistoryCommand(), newEnvDiffCommand(), newEnvDriftCommand(), newEnvUnlockCommand(),
 		newEnvImportCommand())
+	cmd.AddCommand(newEnvServerCommands(c)...)
 	return cmd
 }
 
-func newEnvListCommand() *cobra.Command {
+func newEnvListCommand(c *connection) *cobra.Command {
 	var kubeconfig, context, namespace string
 	cmd := &cobra.Command{
-		Use: "list", Short: "List the environments of a cluster, or of one namespace", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "list [OWNER/NAME]", Short: "List the environments of a cluster, or those of a repo with their rules", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				if kubeconfig+context+namespace != "" {
+					return fault.New(fault.Invalid, "slipway env list %s asks the server; without the name of a repo it asks a cluster, and takes the other flags", args[0])
+				}
+				return c.listEnvironments(cmd, args[0])
+			}
 			client, err := kube.Default(kubeconfig, context)
 			if err != nil {
 				return err
@@ -184,11 +193,22 @@ func standing(s release.State) string {
 	return "serves"
 }
 
-func newEnvShowCommand() *cobra.Command {
+func newEnvShowCommand(c *connection) *cobra.Command {
 	var flags placeFlags
 	cmd := &cobra.Command{
-		Use: "show ENV", Short: "Show the release that serves, and the objects of an environment", Args: cobra.ExactArgs(1),
+		Use: "show [OWNER/NAME] ENV", Short: "Show the release that serves and the objects of an environment, or its rules", Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				at, err := c.open()
+				if err != nil {
+					return err
+				}
+				found, err := at.Environment(cmd.Context(), args[0], args[1])
+				if err != nil {
+					return err
+				}
+				return c.answerEnvironment(cmd.OutOrStdout(), found)
+			}
 			place, err := flags.open(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -234,7 +254,8 @@ func writeRelease(w io.Writer, r ci.Release) {
 		}
 	}
 	fmt.Fprintf(w, "release %d: %s\n", r.Number, cmp.Or(string(r.Status), "under way"))
-	line("commit", r.Commit)
+	line("commit", strings.TrimSpace(r.Commit+" "+r.Title))
+	line("author", r.Author)
 	line("by", r.By)
 	if r.Run > 0 {
 		line("run", fmt.Sprintf("%s %d, step %s", r.Repo, r.Run, r.Step))
@@ -247,6 +268,9 @@ func writeRelease(w io.Writer, r ci.Release) {
 	line("repeats", strconv.FormatInt(r.Of, 10))
 	line("restored", strconv.FormatInt(r.Restored, 10))
 	line("message", r.Message)
+	if r.Probe != nil {
+		line("probe", r.Probe.String())
+	}
 	for _, image := range r.Images {
 		line("image", image)
 	}

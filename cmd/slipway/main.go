@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // freezes have time zones, and small machines have none
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -78,8 +79,8 @@ Exit codes: 0 all is well; 1 the input is wrong; 2 it was carried out and failed
 	}
 	root.SetVersionTemplate(version.String() + "\n")
 	root.AddCommand(
-		newServerCommand(), newRunnerCommand(), newShimCommand(),
-		newLintCommand(), newPlanCommand(), newRenderCommand(), newDiffCommand(), newDeployCommand(), newRollbackCommand(), newRolloutCommand(), newEnvCommand(),
+		newServerCommand(), newRunnerCommand(), newShimCommand(), newRenderProcessCommand(),
+		newLintCommand(), newPlanCommand(), newRenderCommand(), newDiffCommand(), newDeployCommand(), newRollbackCommand(), newRolloutCommand(), newTraceCommand(),
 		newClusterCommand(),
 	)
 	root.AddCommand(newClientCommands()...)

@@ -174,7 +174,7 @@ func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err e
 	wired := runner.Options{
 		Name: opts.name, OS: runtime.GOOS, Arch: runtime.GOARCH, Labels: opts.labels,
 		Dir: filepath.Join(opts.data, "jobs"), Server: server, Capacity: opts.capacity, Log: log,
-		Kubeconfig: opts.kubeconfig,
+		Kubeconfig: opts.kubeconfig, Renderer: renderSandbox().Render,
 	}
 	shimBinary, err := bin.Install(filepath.Join(opts.data, "bin"))
 	if err != nil {

@@ -160,7 +160,9 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fmt.Errorf("open the git endpoint: %w", err)
 	}
 	defer git.Close()
-	connected := &clusters{kubeconfig: opts.runner.kubeconfig}
+	connected := &clusters{kubeconfig: opts.runner.kubeconfig, others: func(ctx context.Context) ([]flow.Cluster, error) {
+		return runs.Clusters(ctx)
+	}}
 	defer connected.Close()
 	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, connected.running, func(ctx context.Context, repo string) ([]string, error) {
 		return runs.OpenBranches(ctx, repo)
@@ -218,7 +220,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return nil
 	})
 	group.Go(func() error { runs.Run(ctx); return nil })
-	keeper := &drift.Keeper{Clusters: connected.List, Store: db, Heal: connected.heal, Log: log, Now: time.Now}
+	keeper := &drift.Keeper{Clusters: connected.List, Store: db, Heal: runs.Heal, Log: log, Now: time.Now}
 	group.Go(func() error { keeper.Run(ctx); return nil })
 	group.Go(func() error { tidy(ctx, cleaner, images, min(opts.grace, time.Hour), log); return nil })
 	if !opts.noRunner {

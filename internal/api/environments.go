@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"slipway/internal/ci"
+	"slipway/internal/flow"
 	"slipway/internal/store"
 )
 
@@ -46,6 +48,10 @@ func (s *server) registerEnvironments(api huma.API) {
 	add(s, api, "get-environment", http.MethodGet, base+"/{environment}", "Get an environment", s.getEnvironment)
 	add(s, api, "change-environment", http.MethodPatch, base+"/{environment}", "Change the rules of an environment; admins only", s.changeEnvironment)
 	add(s, api, "delete-environment", http.MethodDelete, base+"/{environment}", "Forget the rules of an environment; admins only", s.deleteEnvironment)
+	add(s, api, "rollback-environment", http.MethodPost, base+"/{environment}/rollback", "Bring an environment back to an earlier release, as a run without a pipeline", s.rollbackEnvironment)
+	add(s, api, "teardown-environment", http.MethodPost, base+"/{environment}/teardown", "Remove a review environment, as a run without a pipeline", s.teardownEnvironment)
+	add(s, api, "vote-run", http.MethodPost, "/api/repos/{owner}/{name}/runs/{number}/vote", "Approve or reject the deployments of a run that wait, or let them pass although their environment is frozen", s.voteRun)
+	add(s, api, "promote-run", http.MethodPost, "/api/repos/{owner}/{name}/runs/{number}/promote", "Run the pipeline of a run again for another environment, with the images that it pushed", s.promoteRun)
 	add(s, api, "list-gates", http.MethodGet, "/api/repos/{owner}/{name}/gates", "List the deployments that came to a gate, newest first", s.listGates)
 	add(s, api, "list-reviews", http.MethodGet, "/api/repos/{owner}/{name}/reviews", "List the review environments that exist", s.listReviews)
 }
@@ -150,4 +156,79 @@ func (s *server) listGates(ctx context.Context, in *GateListing) ([]ci.Gate, err
 	return listed(s.Store.ListGates(ctx, store.GateFilter{
 		Repo: in.repo(), Run: in.Run, Environment: in.Environment, Waiting: in.Waiting, Limit: in.Limit,
 	}))
+}
+
+// RollbackWish is the body that brings an environment back.
+type RollbackWish struct {
+	Release   int64  `json:"release,omitempty" minimum:"0" doc:"number of the release; 0 means the last good one before that which serves"`
+	Namespace string `json:"namespace,omitempty" doc:"the one that is meant, if the environment was deployed to several"`
+}
+
+func (s *server) rollbackEnvironment(ctx context.Context, in *struct {
+	EnvironmentPath
+	Body RollbackWish
+},
+) (ci.Run, error) {
+	if err := s.manages(ctx, in.repo()); err != nil {
+		return ci.Run{}, err
+	}
+	return s.Flow.Rollback(ctx, in.repo(), in.Environment, in.Body.Namespace, in.Body.Release, principal(ctx).Name)
+}
+
+// TeardownWish is the body that removes a review environment.
+type TeardownWish struct {
+	Reason string `json:"reason,omitempty" maxLength:"500"`
+}
+
+func (s *server) teardownEnvironment(ctx context.Context, in *struct {
+	EnvironmentPath
+	Body TeardownWish
+},
+) (ci.Run, error) {
+	if err := s.manages(ctx, in.repo()); err != nil {
+		return ci.Run{}, err
+	}
+	return s.Flow.Teardown(ctx, in.repo(), in.Environment, principal(ctx).Name, in.Body.Reason)
+}
+
+// Vote is the body that says something of the deployments of a run that wait.
+type Vote struct {
+	Choice      ci.Choice `json:"choice" enum:"approve,reject,override"`
+	Environment string    `json:"environment,omitempty" doc:"the one that is meant; none means all that the run waits for"`
+	Comment     string    `json:"comment,omitempty" maxLength:"1000"`
+}
+
+func (s *server) voteRun(ctx context.Context, in *struct {
+	RunPath
+	Body Vote
+},
+) ([]ci.Gate, error) {
+	if err := s.manages(ctx, in.repo()); err != nil {
+		return nil, err
+	}
+	return s.Flow.Vote(ctx, flow.Ballot{
+		Repo: in.repo(), Run: in.Number, Environment: in.Body.Environment, Choice: in.Body.Choice, Comment: in.Body.Comment,
+		Who: principal(ctx).Name,
+	})
+}
+
+// Promotion is the body that promotes a run.
+type Promotion struct {
+	Target string            `json:"target" minLength:"1" maxLength:"300" doc:"the environment"`
+	Event  ci.EventKind      `json:"event,omitempty" enum:"promote,rollback" doc:"the event of the pipeline; the default is promote"`
+	Params map[string]string `json:"params,omitempty" doc:"variables for the steps"`
+}
+
+func (s *server) promoteRun(ctx context.Context, in *struct {
+	RunPath
+	Body Promotion
+},
+) (ci.Run, error) {
+	if err := s.manages(ctx, in.repo()); err != nil {
+		return ci.Run{}, err
+	}
+	return s.Flow.Promote(ctx, flow.Promotion{
+		Repo: in.repo(), Run: in.Number, Kind: cmp.Or(in.Body.Event, ci.Promote), Target: in.Body.Target, Params: in.Body.Params,
+		Who: principal(ctx).Name,
+	})
 }

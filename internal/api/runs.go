@@ -33,6 +33,7 @@ func (s *server) registerRuns(api huma.API) {
 	add(s, api, "list-runs", http.MethodGet, base, "List runs of a repo, newest first", s.listRuns)
 	add(s, api, "get-run", http.MethodGet, base+"/{number}", "Get a run with its jobs and steps", s.getRun)
 	add(s, api, "get-plan", http.MethodGet, base+"/{number}/plan", "Get the plan of a run", s.getPlan)
+	add(s, api, "list-rollouts", http.MethodGet, base+"/{number}/rollouts", "Get how far the deployments of a run are", s.listRollouts)
 	add(s, api, "cancel-run", http.MethodPost, base+"/{number}/cancel", "Cancel a run", s.cancelRun)
 	add(s, api, "restart-run", http.MethodPost, base+"/{number}/restart", "Run the event of a run again", s.restartRun)
 	s.registerLog(api, base+"/{number}/jobs/{job}/steps/{step}/log")
@@ -100,6 +101,18 @@ func (s *server) getPlan(ctx context.Context, in *RunPath) (plan.Plan, error) {
 		err = fault.New(fault.NotFound, "run %d of %s has no plan: it ended before it got one", run.Number, run.Repo)
 	}
 	return found, err
+}
+
+func (s *server) listRollouts(ctx context.Context, in *RunPath) ([]ci.Rollout, error) {
+	run, err := s.getRun(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	rollouts, err := s.Store.ListRollouts(ctx, run.ID)
+	if rollouts == nil {
+		rollouts = []ci.Rollout{}
+	}
+	return rollouts, err
 }
 
 func (s *server) cancelRun(ctx context.Context, in *RunPath) (ci.Run, error) {

@@ -58,7 +58,9 @@ type StrategyStep struct {
 }
 
 // DefaultSteps are those of a canary that has none.
-func DefaultSteps() []StrategyStep { return []StrategyStep{{Weight: 10, Pause: 60}, {Weight: 50, Pause: 60}} }
+func DefaultSteps() []StrategyStep {
+	return []StrategyStep{{Weight: 10, Pause: 60}, {Weight: 50, Pause: 60}}
+}
 
 // DefaultCheckInterval is the time between two tries of a check, in seconds.
 const DefaultCheckInterval = 10
@@ -242,7 +244,9 @@ func (c Condition) Holds(value float64) bool {
 }
 
 // String returns the condition as it is written.
-func (c Condition) String() string { return c.Operator + " " + strconv.FormatFloat(c.Value, 'g', -1, 64) }
+func (c Condition) String() string {
+	return c.Operator + " " + strconv.FormatFloat(c.Value, 'g', -1, 64)
+}
 
 func list[T ~string](all []T) string {
 	texts := make([]string, len(all))

@@ -84,6 +84,11 @@ func (c *Client) Plan(ctx context.Context, repo string, number int64) (p plan.Pl
 	return p, c.do(ctx, http.MethodGet, runPath(repo, number)+"/plan", nil, &p)
 }
 
+// Rollouts returns how far the deployments of a run are.
+func (c *Client) Rollouts(ctx context.Context, repo string, number int64) (rollouts []ci.Rollout, err error) {
+	return rollouts, c.do(ctx, http.MethodGet, runPath(repo, number)+"/rollouts", nil, &rollouts)
+}
+
 // Cancel cancels a run.
 func (c *Client) Cancel(ctx context.Context, repo string, number int64) (run ci.Run, err error) {
 	return run, c.do(ctx, http.MethodPost, runPath(repo, number)+"/cancel", nil, &run)

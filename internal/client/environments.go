@@ -47,6 +47,26 @@ func (c *Client) Gates(ctx context.Context, repo string, run int64, waiting bool
 	return gates, c.do(ctx, http.MethodGet, "/api/repos/"+repo+"/gates?"+query.Encode(), nil, &gates)
 }
 
+// Rollback starts a run that brings an environment back to an earlier release, and returns it.
+func (c *Client) Rollback(ctx context.Context, repo, environment string, wish api.RollbackWish) (run ci.Run, err error) {
+	return run, c.do(ctx, http.MethodPost, environmentPath(repo, environment)+"/rollback", wish, &run)
+}
+
+// Teardown starts a run that removes a review environment, and returns it.
+func (c *Client) Teardown(ctx context.Context, repo, environment string, wish api.TeardownWish) (run ci.Run, err error) {
+	return run, c.do(ctx, http.MethodPost, environmentPath(repo, environment)+"/teardown", wish, &run)
+}
+
+// Vote approves or rejects the deployments of a run that wait, and returns their gates.
+func (c *Client) Vote(ctx context.Context, repo string, number int64, vote api.Vote) (gates []ci.Gate, err error) {
+	return gates, c.do(ctx, http.MethodPost, runPath(repo, number)+"/vote", vote, &gates)
+}
+
+// Promote runs the pipeline of a run again for another environment, and returns the new run.
+func (c *Client) Promote(ctx context.Context, repo string, number int64, promotion api.Promotion) (run ci.Run, err error) {
+	return run, c.do(ctx, http.MethodPost, runPath(repo, number)+"/promote", promotion, &run)
+}
+
 func environmentPath(repo, name string) string {
 	return "/api/repos/" + repo + "/environments/" + url.PathEscape(name)
 }

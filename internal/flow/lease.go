@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -166,9 +167,9 @@ func (f *Flow) Append(ctx context.Context, lease string, events []protocol.Event
 	if err := check(job, events); err != nil {
 		return err
 	}
-	quiet := true // only logs, which change no state
+	quiet, moved := true, false // only logs and pictures, which change no state
 	for _, e := range events {
-		quiet = quiet && e.Log != nil
+		quiet, moved = quiet && (e.Log != nil || e.Rollout != nil), moved || e.Rollout != nil
 		if err := f.appendLog(ctx, job, e); err != nil {
 			return err
 		}
@@ -176,7 +177,13 @@ func (f *Flow) Append(ctx context.Context, lease string, events []protocol.Event
 			return err
 		}
 	}
+	if err := f.putRollouts(ctx, job, events); err != nil {
+		return err
+	}
 	if quiet {
+		if moved {
+			f.changed(run)
+		}
 		return nil
 	}
 	// What steps do decides nothing about jobs, so the plan is not asked what is next.
@@ -217,6 +224,23 @@ func (f *Flow) appendLog(ctx context.Context, job *ci.Job, e protocol.Event) err
 	return err
 }
 
+// putRollouts stores the newest picture of each step that events have one of. Whatever comes twice is replaced by what
+// came after it then, too.
+func (f *Flow) putRollouts(ctx context.Context, job *ci.Job, events []protocol.Event) error {
+	newest := map[int]ci.Rollout{}
+	for _, e := range events {
+		if e.Rollout != nil {
+			newest[e.Rollout.Step] = e.Rollout.Rollout
+		}
+	}
+	for step, rollout := range newest {
+		if err := f.Store.PutRollout(ctx, job.ID, step, rollout); err != nil {
+			return fmt.Errorf("store how far a rollout is: %w", err)
+		}
+	}
+	return nil
+}
+
 // check refuses what no runner sends, before any of it is stored.
 func check(job *ci.Job, events []protocol.Event) error {
 	if len(events) > protocol.MaxEvents {
@@ -249,6 +273,11 @@ func check(job *ci.Job, events []protocol.Event) error {
 			}
 		case e.Preview != nil:
 			step = e.Preview.Step
+		case e.Rollout != nil:
+			step = e.Rollout.Step
+			if data, err := json.Marshal(e.Rollout.Rollout); err != nil || len(data) > protocol.MaxRollout {
+				return fault.New(fault.TooLarge, "how far a rollout is takes %d bytes; at most %d are allowed", len(data), protocol.MaxRollout)
+			}
 		}
 		if step < 1 || step > len(job.Steps) {
 			return fault.New(fault.Invalid, "event %d of job %d is about step %d, which does not exist", e.Seq, job.ID, step)

@@ -18,7 +18,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -38,7 +37,7 @@ type Client struct {
 	// Objects reads, writes and watches objects of any kind.
 	Objects client.WithWatch
 	// Core reads pods, logs and events.
-	Core kubernetes.Interface
+	Core *Typed
 	// Mapper tells resources and scopes of kinds. It asks the server when it first meets a group.
 	Mapper meta.RESTMapper
 	// Host is the address of the API server as configured.
@@ -176,7 +175,7 @@ func newClient(config *rest.Config, namespace string) (*Client, error) {
 	if c.Objects, err = client.NewWithWatch(config, client.Options{HTTPClient: httpClient, Mapper: c.Mapper, Scheme: scheme.Scheme}); err != nil {
 		return nil, fmt.Errorf("make a Kubernetes client: %w", err)
 	}
-	if c.Core, err = kubernetes.NewForConfigAndClient(config, httpClient); err != nil {
+	if c.Core, err = newTyped(config, httpClient); err != nil {
 		return nil, fmt.Errorf("make a Kubernetes client: %w", err)
 	}
 	return c, nil

@@ -228,10 +228,20 @@ type Deploy struct {
 	Environment string `json:"environment"`
 	// Namespace is where objects go that name none; empty means "default".
 	Namespace Value `json:"namespace,omitzero"`
-	// Manifests are files and folders relative to the workspace. A folder with a kustomization is rendered by Kustomize.
+	// Manifests are files and folders relative to the workspace; those of Kustomize, Helm and Jsonnet are rendered.
 	Manifests []string `json:"manifests"`
 	// Images maps the names of images in the manifests to references; what this run pushed is known by itself.
 	Images map[string]Value `json:"images,omitempty"`
+	// Variables are filled into the manifests.
+	Variables map[string]Value `json:"variables,omitempty"`
+	// Values are files relative to the workspace with values for Helm charts; later ones win.
+	Values []string `json:"values,omitempty"`
+	// Set has values for Helm charts by their path, such as image.tag. Numbers, true, false and null in Set are what they
+	// look like; what is in SetString is text, as is a secret.
+	Set       map[string]Value `json:"set,omitempty"`
+	SetString map[string]Value `json:"set_string,omitempty"`
+	// ReleaseName is the name that Helm charts know the release by; empty means that of the chart.
+	ReleaseName string `json:"release_name,omitempty"`
 	// Kubeconfig is the content of a kubeconfig; empty means the runner's own cluster.
 	Kubeconfig Value `json:"kubeconfig,omitzero"`
 	// Timeout bounds the rollout in seconds; 0 means 10 minutes.

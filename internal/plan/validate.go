@@ -246,7 +246,9 @@ func (j Job) Secrets() []string {
 		}
 		if d := s.Deploy; d != nil {
 			add(d.Namespace, d.Kubeconfig)
-			add(slices.Collect(maps.Values(d.Images))...)
+			for _, values := range []map[string]Value{d.Images, d.Variables, d.Set, d.SetString} {
+				add(slices.Collect(maps.Values(values))...)
+			}
 		}
 	}
 	return slices.Sorted(maps.Keys(names))

@@ -9,6 +9,7 @@ package probe
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -246,20 +247,34 @@ func (r *Result) cause(text string, at time.Duration) {
 	r.Causes[i].Count++
 }
 
-// Check asks up to three times on new connections, and returns nil at the first good answer, else why there was none.
+// A Failure is why there was no good answer.
+type Failure struct {
+	// Text says it in few words: connection refused, status 503.
+	Text string
+	// Unreachable is true if nobody was there who could have answered: the URL is wrong, or this machine gets no further.
+	Unreachable bool
+}
+
+// Error implements error.
+func (f *Failure) Error() string { return f.Text }
+
+// Check asks up to three times on new connections, and returns nil at the first good answer, else a [Failure], or that
+// ctx is done.
 func Check(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	by := o.client(false)
-	var err error
-	for range 3 {
-		if _, err = o.ask(by); err == nil {
-			return nil
-		}
+	began := time.Now()
+	_, err := o.ask(by)
+	for tries := 1; err != nil && !errors.Is(err, errAddress) && tries < 3 && time.Since(began) < o.Timeout; tries++ {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
+		_, err = o.ask(by)
 	}
-	return fmt.Errorf("%s", describe(err, o.Timeout))
+	if err == nil {
+		return nil
+	}
+	return &Failure{Text: describe(err, o.Timeout), Unreachable: unreachable(err)}
 }

@@ -49,7 +49,7 @@ var errAddress = errors.New("requests may not go to this address")
 // permit returns an error if no request may go to an address.
 func permit(a netip.Addr, local bool) error {
 	a = a.Unmap().WithZone("")
-	forbidden := a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified()
+	forbidden := a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	for _, m := range metadata {
 		forbidden = forbidden || a == m
 	}
@@ -65,7 +65,7 @@ func permit(a netip.Addr, local bool) error {
 // client returns a client that keeps one connection, or none.
 func (o Options) client(keep bool) *http.Client {
 	dialer := &net.Dialer{
-		Timeout: o.Timeout,
+		Timeout: o.Timeout * 4 / 5, // before the request's own, so that it is known that nobody took the connection
 		Control: func(_, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
 			if err != nil {
@@ -89,6 +89,12 @@ type statusError int
 
 func (s statusError) Error() string { return fmt.Sprintf("status %d", int(s)) }
 
+// unreachable reports whether err means that nobody was there, rather than that somebody gave no good answer.
+func unreachable(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, errAddress) || errors.As(err, &op) && op.Op == "dial"
+}
+
 // describe says in few words why a request got no good answer, the same for all that failed alike.
 func describe(err error, timeout time.Duration) string {
 	var status statusError
@@ -105,6 +111,8 @@ func describe(err error, timeout time.Duration) string {
 		return errAddress.Error()
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "no such host"
+	case errors.As(err, &slow) && slow.Timeout() && unreachable(err):
+		return "nobody takes the connection"
 	case errors.As(err, &slow) && slow.Timeout():
 		return fmt.Sprintf("no answer within %s", timeout)
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -154,6 +154,7 @@ type Event struct {
 	End     *StepEnd   `json:"end,omitempty"`
 	Image   *Image     `json:"image,omitempty"`
 	Release *Release   `json:"release,omitempty"`
+	Rollout *Rollout   `json:"rollout,omitempty"`
 	Preview *Preview   `json:"preview,omitempty"`
 }
 
@@ -176,6 +177,12 @@ type Release struct {
 type Preview struct {
 	Step    int        `json:"step"`
 	Preview ci.Preview `json:"preview"`
+}
+
+// Rollout is how far the deployment of a step is. A later one replaces it.
+type Rollout struct {
+	Step    int        `json:"step"`
+	Rollout ci.Rollout `json:"rollout"`
 }
 
 // StepStart says that a step has begun.
@@ -213,6 +220,7 @@ type Outcome struct {
 const (
 	MaxEvents  = 1000     // in one Append
 	MaxLogData = 64 << 10 // bytes of one Log
+	MaxRollout = 1 << 20  // bytes of one Rollout, as JSON
 	MaxBody    = 16 << 20 // bytes of one request or answer
 	MinLease   = 26       // characters of a lease's token, for 128 random bits in base32
 

@@ -380,6 +380,24 @@ func (p Place) Trim(ctx context.Context, keep int64) error {
 	return nil
 }
 
+// Remove removes all records of p but its lock: the releases first, so that what a crash leaves is found again. Then nothing can go
+// back any more.
+func (p Place) Remove(ctx context.Context) error {
+	secrets := p.Client.Core.CoreV1().Secrets(p.Namespace)
+	for _, kind := range []string{"release", "environment"} {
+		list, err := secrets.List(ctx, metav1.ListOptions{LabelSelector: kindLabel + "=" + kind + "," + environmentLabel + "=" + p.slug()})
+		if err != nil {
+			return err
+		}
+		for _, secret := range list.Items {
+			if err := secrets.Delete(ctx, secret.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // pack returns a value as compressed JSON.
 func pack(value any) ([]byte, error) {
 	var b bytes.Buffer

@@ -20,6 +20,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"slipway/internal/ci"
 	"slipway/internal/cluster"
@@ -37,6 +40,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 )
 
 func main() {
@@ -58,7 +62,13 @@ func main() {
 		}
 		_ = all
 	}
-	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getenv("VERSION")) })
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if os.Getenv("MODE") == "lie" && !strings.HasPrefix(r.UserAgent(), "kube-probe") {
+			http.Error(w, "ready, but no use", 500)
+			return
+		}
+		fmt.Fprintln(w, os.Getenv("VERSION"))
+	})
 	http.HandleFunc("/broken", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) })
 	panic(http.ListenAndServe(":8080", nil))
 }
@@ -356,12 +366,35 @@ func TestUnschedulable(t *testing.T) {
 
 func TestQuota(t *testing.T) {
 	s := start(t)
-	s.fails(`
+	s.Apply(`
 apiVersion: v1
 kind: ResourceQuota
 metadata: {name: none}
 spec: {hard: {pods: "0"}}
----`+web(), fault.Failed, []string{"no pod can be created", "exceeded quota"})
+`)
+	s.awaitQuota()
+	s.fails(web(), fault.Failed, []string{"no pod can be created", "exceeded quota"})
+}
+
+// awaitQuota waits until no pod may be created: the cluster enforces a quota a moment after it is there.
+func (s *site) awaitQuota() {
+	s.t.Helper()
+	client, err := kube.FromFile(s.Kubeconfig, "")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer client.Close()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "one"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "one", Image: image}}}}
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
+	defer cancel()
+	for !apierrors.IsForbidden(err) {
+		select {
+		case <-ctx.Done():
+			s.t.Fatal("the quota does not hold: ", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		_, err = client.Core.CoreV1().Pods(s.Namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	}
 }
 
 func job(mode string) string {
@@ -517,6 +550,21 @@ func TestForbidden(t *testing.T) {
 	_, out := s.must(web(), weak)
 	if !strings.Contains(out, "causes may be missing: "+account+"list replicasets.apps in the namespace") {
 		t.Errorf("output %q does not say what is missing", out)
+	}
+}
+
+// TestWithoutWatches deploys by an account that may get and list, but not watch: it is told as much, a little later.
+func TestWithoutWatches(t *testing.T) {
+	s := start(t)
+	s.Kubectl("create", "serviceaccount", "weak")
+	s.Kubectl("create", "role", "deployer", "--verb=get,list,patch,create", "--resource=deployments.apps,replicasets.apps,pods,pods/log,events")
+	s.Kubectl("create", "rolebinding", "deployer", "--role=deployer", "--serviceaccount="+s.Namespace+":weak")
+	weak := func(step *rollout.Step) { step.Kubeconfig, step.Environment = s.kubeconfig("weak"), "" }
+	_, out := s.must(web(), weak)
+	wantOrder(t, out, "deployment/web: created", "deployment/web: rolled out, 2 of 2 ready")
+	out = s.fails(web("v1}", "v2}", "serve}", "crash}"), fault.Failed, []string{"deployment/web: pod web-", "exits with code 3, 3 times so far"}, weak)
+	if !strings.Contains(out, "  | cannot open the database: no such host\n") || strings.Contains(out, "causes may be missing") {
+		t.Errorf("output %q", out)
 	}
 }
 

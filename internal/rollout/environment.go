@@ -192,13 +192,21 @@ func (d *deployment) change(ctx context.Context) error {
 	if err := differences.Err(); err != nil {
 		return err
 	}
+	load, err := d.probe(ctx, differences)
+	if err != nil {
+		return err
+	}
 	if err := d.begin(applying); err != nil {
 		return stopped(ctx, applying, err, "nothing was applied")
 	}
 	if d.record.Number == 0 {
 		return d.over()
 	}
-	err = d.introduce(ctx, applying, differences)
+	err = load.during(ctx, func(ctx context.Context) error {
+		applying, cancel := context.WithDeadline(ctx, d.deadline)
+		defer cancel()
+		return d.introduce(ctx, applying, differences)
+	})
 	if err == nil {
 		return d.succeed(ctx)
 	}
@@ -430,6 +438,7 @@ func (d *deployment) end(ctx context.Context, status ci.Status, message string) 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	r := &d.record.Release
+	r.Probe = d.result.Probe
 	r.Finished, r.Status, r.Message = time.Now().UTC(), status, message
 	d.result.Release = r
 	d.result.Manifests = d.encode()

@@ -19,7 +19,8 @@ import (
 const (
 	pictureWorkloads = 100
 	pictureEvents    = 5
-	pictureText      = 400 // bytes of one text
+	pictureDetails   = 10  // workloads with events and logs
+	pictureText      = 300 // bytes of one text
 	picturePause     = 500 * time.Millisecond
 )
 
@@ -114,7 +115,18 @@ func (p *painter) flush(all bool) {
 		slices.SortStableFunc(picture.Workloads, func(a, b ci.Workload) int { return cmp.Compare(urgency[b.State], urgency[a.State]) })
 		picture.Workloads, picture.Omitted = picture.Workloads[:pictureWorkloads], more
 	}
-	picture.Failed = picture.Failed[:min(len(picture.Failed), pictureWorkloads)]
+	picture.Failed = slices.Clone(picture.Failed[:min(len(picture.Failed), pictureWorkloads)])
+	details := 0
+	for _, workloads := range [][]ci.Workload{picture.Failed, picture.Workloads} {
+		for i := range workloads {
+			if workloads[i].State != ci.WorkloadDone {
+				details++
+			}
+			if workloads[i].State == ci.WorkloadDone || details > pictureDetails {
+				workloads[i].Events, workloads[i].Log, workloads[i].LogOf = nil, nil, ""
+			}
+		}
+	}
 	p.show(picture)
 }
 

@@ -49,6 +49,8 @@ type Request struct {
 	Policy ci.Policy
 	// Mask hides the values of secrets in what is shown of manifests; nil hides nothing but the values of Secrets.
 	Mask func(string) string
+	// ProbeLocal lets the probe of the policy send requests to this machine itself.
+	ProbeLocal bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 	// Patience says how long to wait for what may still turn out well.
@@ -78,6 +80,8 @@ type Result struct {
 	Release *ci.Release
 	// Manifests are the objects of that release, encoded by [release.Encode].
 	Manifests []byte
+	// Probe is what became of the requests that were sent throughout the rollout; nil if none were.
+	Probe *ci.Probed
 	// Duration is the time from the first request to the end.
 	Duration time.Duration
 }
@@ -126,7 +130,15 @@ func (d *deployment) plain(ctx context.Context) error {
 	if err := differences.Err(); err != nil {
 		return err
 	}
-	return d.roll(ctx, applying, differences)
+	load, err := d.probe(ctx, differences)
+	if err != nil {
+		return err
+	}
+	return load.during(ctx, func(ctx context.Context) error {
+		applying, cancel := context.WithDeadline(ctx, d.deadline)
+		defer cancel()
+		return d.roll(ctx, applying, differences)
+	})
 }
 
 // stopped says what was left when ctx, or limited with its deadline, ended what failed with err.
@@ -164,14 +176,23 @@ type Step struct {
 	// [manifest.Images].
 	Images map[string]string
 	Pushed []ci.Image
+	// Variables, Charts and Confidential are as in [manifest.Source]. What Charts says of the cluster is asked there.
+	Variables    map[string]string
+	Charts       manifest.Charts
+	Confidential []string
+	// Renderer renders the manifests; nil means [manifest.Render].
+	Renderer Renderer
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
-	// Policy is as in [Request].
-	Policy ci.Policy
+	// Policy and ProbeLocal are as in [Request].
+	Policy     ci.Policy
+	ProbeLocal bool
 	// Picture is as in [Request].
 	Picture func(ci.Rollout)
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
+	// Review makes the namespace as well, and lets [RunTeardown] remove it.
+	Review bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 }
@@ -203,16 +224,7 @@ func Preview(ctx context.Context, s Step, out io.Writer) (Differences, error) {
 
 // request renders the manifests of s, and says where they go. The caller closes the client.
 func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.Pin, error) {
-	rendered, err := manifest.Render(ctx, manifest.Source{
-		Root:      s.Workspace,
-		Paths:     s.Manifests,
-		Namespace: s.Namespace,
-		Images:    manifest.Images{Named: s.Images, Pushed: s.Pushed},
-	})
-	if err != nil {
-		return Request{}, nil, err
-	}
-	client, err := s.client()
+	rendered, client, err := s.render(ctx)
 	if err != nil {
 		return Request{}, nil, err
 	}
@@ -220,19 +232,35 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 	for _, pin := range rendered.Pins {
 		p.linef("%s", pin)
 	}
+	for _, note := range rendered.Notes {
+		p.linef("note: %s", note)
+	}
+	request := s.bare(client)
+	request.Objects = rendered.Objects
+	if s.Review {
+		if request.Objects, err = withNamespace(ctx, request, p); err != nil {
+			client.Close()
+			return Request{}, nil, err
+		}
+	}
+	return request, rendered.Pins, nil
+}
+
+// bare returns the request of s without objects.
+func (s Step) bare(client *kube.Client) Request {
 	return Request{
 		Client:      client,
-		Objects:     rendered.Objects,
 		Namespace:   s.Namespace,
 		Environment: s.Environment,
 		Release:     s.Release,
 		KeepFailed:  s.KeepFailed,
 		Resumed:     s.Resumed,
 		Policy:      s.Policy,
+		ProbeLocal:  s.ProbeLocal,
 		Picture:     s.Picture,
 		Mask:        s.Mask,
 		Timeout:     s.Timeout,
-	}, rendered.Pins, nil
+	}
 }
 
 // client returns the client that s says.

@@ -142,7 +142,7 @@ func (s *steps) proxied(ctx context.Context, service *unstructured.Unstructured,
 		return 0, err
 	}
 	request := s.r.Client.Core.CoreV1().RESTClient().Get().
-		AbsPath("/api/v1/namespaces/"+service.GetNamespace()+"/services/"+name+"/proxy"+u.EscapedPath()).MaxRetries(0)
+		AbsPath("/api/v1/namespaces/" + service.GetNamespace() + "/services/" + name + "/proxy" + u.EscapedPath()).MaxRetries(0)
 	for key, values := range u.Query() {
 		for _, value := range values {
 			request = request.Param(key, value)

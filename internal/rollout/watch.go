@@ -169,7 +169,7 @@ func (w *watcher) tell(last bool) {
 func (w *watcher) say(now time.Time, last bool) {
 	for i, s := range w.statuses {
 		before := w.said[i]
-		if s.Text == before.text || s.Text == "" || s.Text == unnoticed || s.quiet && before.text == "" {
+		if s.Text == before.text || s.Text == "" || s.Text == unnoticed || s.Text == podless || s.quiet && before.text == "" {
 			continue
 		}
 		if last || s.Done || now.Sub(before.at) >= interval {

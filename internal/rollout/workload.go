@@ -25,6 +25,9 @@ const revisionAnnotation = "deployment.kubernetes.io/revision"
 // unnoticed is the text of a status that is still that of the version before.
 const unnoticed = "waiting for the cluster to notice the change"
 
+// podless is the text of a Job between two pods, which passes too fast to be told.
+const podless = "none of its pods runs"
+
 // podsAndEvents is what is known of the pods of a workload.
 type podsAndEvents struct {
 	pods   []corev1.Pod
@@ -218,6 +221,9 @@ func assessJob(o manifest.Object, j *batchv1.Job, p podsAndEvents, patience Pati
 	s.Pods = Pods{Desired: int(want), Updated: int(j.Status.Active + j.Status.Succeeded), Ready: int(j.Status.Succeeded), Restarts: int(j.Status.Failed)}
 	if j.Status.Failed > 0 {
 		s.Text += fmt.Sprintf(", %d failed", j.Status.Failed)
+	}
+	if j.Status.Active == 0 && j.Status.Failed == 0 && j.Status.Succeeded < want {
+		s.Text = podless
 	}
 	if j.Spec.Suspend != nil && *j.Spec.Suspend {
 		s.Text, s.Done = "is suspended, so it does not run until somebody resumes it", true

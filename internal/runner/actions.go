@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -90,7 +91,8 @@ func (s *stepRun) cacheScope() string {
 	return s.w.a.Repo
 }
 
-// deploy does what a deploy step says.
+// deploy does to its environment what a deploy step says: it renders manifests and rolls them out, says what that would change,
+// goes back to an earlier release, or removes all.
 func (s *stepRun) deploy(ctx context.Context) error {
 	if s.step.Deploy.Action == plan.ActionDiff {
 		return s.preview(ctx)
@@ -100,7 +102,18 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		return err
 	}
 	defer step.Workspace.Close()
-	result, err := rollout.Run(ctx, step, s.log)
+	step.Picture = s.picture
+	var result rollout.Result
+	switch action := s.step.Deploy.Action; action {
+	case plan.ActionDeploy:
+		result, err = rollout.Run(ctx, step, s.log)
+	case plan.ActionRollback:
+		result, err = rollout.RunRollback(ctx, step, s.step.Deploy.Release, s.log)
+	case plan.ActionTeardown:
+		return rollout.RunTeardown(ctx, step, s.log)
+	default:
+		return fault.New(fault.Invalid, "this runner does not know the action %q of a deploy step; update it", action)
+	}
 	if r := result.Release; r != nil {
 		r.Message = s.w.masker.Mask(r.Message)
 		report := &protocol.Release{Step: s.index + 1, Release: *r, Manifests: result.Manifests}
@@ -111,32 +124,87 @@ func (s *stepRun) deploy(ctx context.Context) error {
 	return err
 }
 
+// picture tells the server how far a deployment is, unless that is more than it takes. That it cannot be written is noticed
+// by the next line of the log.
+func (s *stepRun) picture(r ci.Rollout) {
+	for _, workloads := range [][]ci.Workload{r.Workloads, r.Failed} {
+		for i := range workloads {
+			w := &workloads[i]
+			w.Text, w.Trouble = s.w.masker.Mask(w.Text), s.w.masker.Mask(w.Trouble)
+			w.Events, w.Log = slices.Clone(w.Events), slices.Clone(w.Log)
+			for k := range w.Events {
+				w.Events[k].Message = s.w.masker.Mask(w.Events[k].Message)
+			}
+			for k := range w.Log {
+				w.Log[k] = s.w.masker.Mask(w.Log[k])
+			}
+		}
+	}
+	if data, err := json.Marshal(r); err != nil || len(data) > protocol.MaxRollout {
+		return
+	}
+	_ = s.w.journal.add(protocol.Event{Rollout: &protocol.Rollout{Step: s.index + 1, Rollout: r}})
+}
+
 // deployment is the step with everything resolved. The caller closes its workspace.
 func (s *stepRun) deployment() (rollout.Step, error) {
-	d := s.step.Deploy
-	kubeconfig := s.resolve(d.Kubeconfig)
+	d, permit := s.step.Deploy, s.permitted
+	kubeconfig := cmp.Or(permit.Kubeconfig, s.resolve(d.Kubeconfig))
 	if name := d.Kubeconfig.Secret; kubeconfig == "" && slices.Contains(s.w.a.Denied, name) {
 		return rollout.Step{}, fault.New(fault.Invalid, "the secret %s of the setting kubeconfig is not given to pull requests; allow it by: slipway secret set %s %[1]s --pull-requests", name, s.w.a.Repo)
 	}
 	if kubeconfig == "" && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return rollout.Step{}, fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
 	}
+	if d.Policy.Probe != nil && s.w.a.Fork {
+		return rollout.Step{}, fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
+	}
 	checkout, err := s.openCheckout()
 	if err != nil {
 		return rollout.Step{}, err
 	}
-	return rollout.Step{
-		Workspace: checkout, Manifests: d.Manifests, Namespace: s.resolve(d.Namespace), Environment: d.Environment,
+	step := rollout.Step{
+		Workspace: checkout, Manifests: d.Manifests, Namespace: cmp.Or(permit.Namespace, s.resolve(d.Namespace)), Environment: permit.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
-		Policy: d.Policy,
+		Policy: permit.Policy, ProbeLocal: s.w.a.Trusted, Review: permit.Review,
 		Release: ci.Release{
 			Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
 			Author: s.w.a.Author, Title: s.w.a.Title,
 		},
 		// When the runner itself stops, its successor goes on with the step.
-		Resumed: func() bool { return s.w.life.Err() != nil },
-	}, nil
+		Resumed:  func() bool { return s.w.life.Err() != nil },
+		Renderer: s.w.runner.opts.Renderer,
+	}
+	if err := s.fillIn(&step); err != nil {
+		checkout.Close()
+		return rollout.Step{}, err
+	}
+	return step, nil
+}
+
+// fillIn sets what is filled into the manifests of a deployment.
+func (s *stepRun) fillIn(step *rollout.Step) error {
+	d := s.step.Deploy
+	step.Variables = s.resolveMap(d.Variables)
+	step.Charts.Release, step.Charts.Values = d.ReleaseName, d.Values
+	step.Charts.Set, step.Charts.SetText = s.resolveMap(d.Set), s.resolveMap(d.SetString)
+	for _, values := range []map[string]plan.Value{d.Variables, d.Set, d.SetString} {
+		for name, v := range values {
+			if v.Secret == "" {
+				continue
+			}
+			value := s.resolve(v)
+			switch {
+			case value == "" && slices.Contains(s.w.a.Denied, v.Secret):
+				return fault.New(fault.Invalid, "the secret %s, which %s has the value of, is not given to pull requests; allow it by: slipway secret set %s %[1]s --pull-requests", v.Secret, name, s.w.a.Repo)
+			case value == "": // an empty password would be worse than failing
+				return fault.New(fault.Invalid, "the secret %s, which %s has the value of, is empty; set it by: slipway secret set %s %[1]s", v.Secret, name, s.w.a.Repo)
+			}
+			step.Confidential = append(step.Confidential, value)
+		}
+	}
+	return nil
 }
 
 // ownCluster returns a client for the cluster of the runner.

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	"slipway/internal/engine"
 	"slipway/internal/image"
 	"slipway/internal/protocol"
+	"slipway/internal/rollout"
 	"slipway/internal/secret"
 )
 
@@ -38,6 +38,8 @@ type Options struct {
 	Images *image.Builder
 	// Kubeconfig is the file of the cluster that deploy steps without a kubeconfig use; it need not be there.
 	Kubeconfig string
+	// Renderer renders the manifests of deploy steps; nil means in this process, which a hostile repo can bring down.
+	Renderer rollout.Renderer
 	// Capacity is how many jobs run at once; 0 means 2.
 	Capacity int
 	Log      *slog.Logger
@@ -84,28 +86,19 @@ func (r *Runner) Run(ctx context.Context) error {
 	lease := r.openClaim(found)
 	var jobs sync.WaitGroup
 	defer jobs.Wait()
-	// Jobs that run already go on at once, even if the capacity has become smaller: their leases must be renewed. So
-	// many of those that end first make no room for others.
-	slots := make(chan struct{}, max(r.opts.Capacity, len(found)))
-	var surplus atomic.Int64
-	surplus.Store(int64(max(0, len(found)-r.opts.Capacity)))
-	free := func() {
-		if surplus.Add(-1) < 0 {
-			<-slots
-		}
-	}
+	seats := newSeats(r.opts.Capacity, len(found))
 	for _, journal := range found {
-		slots <- struct{}{}
+		seats.taken <- struct{}{}
 		jobs.Go(func() {
-			defer free()
-			r.resume(ctx, journal)
+			defer seats.free()
+			r.resume(ctx, journal, seats)
 		})
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case slots <- struct{}{}:
+		case seats.taken <- struct{}{}:
 		}
 		assignment, err := r.claim(ctx, lease)
 		lease = ""
@@ -118,12 +111,12 @@ func (r *Runner) Run(ctx context.Context) error {
 		// Before the next claim, so that the lease is always in one of the two places.
 		journal, err := createJournal(filepath.Join(r.opts.Dir, sandboxID(assignment.JobID)), assignment.Lease, r.now)
 		jobs.Go(func() {
-			defer free()
+			defer seats.free()
 			if err != nil {
 				r.giveUp(ctx, assignment.Lease, err)
 				return
 			}
-			r.carry(ctx, assignment, journal)
+			r.carry(ctx, assignment, journal, seats)
 		})
 	}
 }
@@ -217,7 +210,7 @@ func (r *Runner) find() (map[string]*journal, error) {
 }
 
 // resume takes up a job of an earlier process.
-func (r *Runner) resume(ctx context.Context, journal *journal) {
+func (r *Runner) resume(ctx context.Context, journal *journal, seats *seats) {
 	lease, err := journal.lease()
 	if err != nil {
 		r.log.Error("take up a job", "journal", journal.dir, "error", err)
@@ -234,7 +227,7 @@ func (r *Runner) resume(ctx context.Context, journal *journal) {
 	})
 	switch {
 	case err == nil:
-		r.carry(ctx, a, journal)
+		r.carry(ctx, a, journal, seats)
 	case errors.Is(err, protocol.ErrLeaseLost):
 		r.log.Warn("a job of an earlier runner is no longer ours; removing it", "journal", journal.dir)
 		r.discard(ctx, filepath.Base(journal.dir))
@@ -257,11 +250,11 @@ func (r *Runner) discard(ctx context.Context, id string) {
 
 // carry walks the job while its journal is delivered and its lease renewed, and removes what is left of it. When ctx is
 // done it leaves everything for the next process.
-func (r *Runner) carry(ctx context.Context, a *protocol.Assignment, journal *journal) {
+func (r *Runner) carry(ctx context.Context, a *protocol.Assignment, journal *journal, seats *seats) {
 	job, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	job, cancel := context.WithDeadlineCause(job, a.Deadline, errTimeout)
-	defer cancel()
+	limit := newLimit(a.Deadline, func() { stop(errTimeout) })
+	defer limit.stop()
 
 	beside, endBeside := context.WithCancel(ctx)
 	var renewing, sending sync.WaitGroup
@@ -275,7 +268,8 @@ func (r *Runner) carry(ctx context.Context, a *protocol.Assignment, journal *jou
 	defer renewing.Wait()
 	defer endBeside()
 
-	outcome, err := r.walk(ctx, job, stop, a, journal)
+	w := &walk{runner: r, a: a, journal: journal, life: ctx, job: job, stop: stop, limit: limit, seats: seats}
+	outcome, err := r.walk(w)
 	if errors.Is(err, errDetached) {
 		endBeside()
 		sending.Wait()
@@ -327,7 +321,8 @@ func (r *Runner) settle(ctx context.Context, journal *journal, sent error) {
 }
 
 // walk sets the sandbox up, runs the job's steps in it, and removes it when the job is over.
-func (r *Runner) walk(life, job context.Context, stop context.CancelCauseFunc, a *protocol.Assignment, journal *journal) (protocol.Outcome, error) {
+func (r *Runner) walk(w *walk) (protocol.Outcome, error) {
+	a := w.a
 	if what := a.Job.NeedsTrust(); what != "" && !a.Trusted {
 		message := fmt.Sprintf("%s; only trusted repos may do that. An admin can trust this one by: slipway repo trust %s", what, a.Repo)
 		if a.Fork {
@@ -335,21 +330,21 @@ func (r *Runner) walk(life, job context.Context, stop context.CancelCauseFunc, a
 		}
 		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: message}, nil
 	}
-	masker := secret.NewMasker(a.SecretValues())
+	w.masker = secret.NewMasker(a.SecretValues())
 	spec := engine.Spec{ID: sandboxID(a.JobID), Job: a.Job, Trusted: a.Trusted, Auths: pullAuths(a)}
-	env, err := r.opts.Engine.Setup(job, spec)
+	var err error
+	w.env, err = r.opts.Engine.Setup(w.job, spec)
 	if err != nil {
-		if life.Err() != nil {
+		if w.life.Err() != nil {
 			return protocol.Outcome{}, errDetached
 		}
-		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: masker.Mask(r.cannot("set up the sandbox", err))}, nil
+		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: w.masker.Mask(r.cannot("set up the sandbox", err))}, nil
 	}
-	w := &walk{runner: r, a: a, journal: journal, env: env, masker: masker, life: life, job: job, stop: stop}
 	outcome, err := w.run()
-	if life.Err() != nil && err != nil {
+	if w.life.Err() != nil && err != nil {
 		return protocol.Outcome{}, errDetached
 	}
-	r.close(life, env, spec.ID)
+	r.close(w.life, w.env, spec.ID)
 	return outcome, err
 }
 

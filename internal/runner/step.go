@@ -30,6 +30,8 @@ type stepRun struct {
 	resumed bool // an earlier process has begun it
 	fresh   bool // its log is empty
 	pushed  []ci.Image
+	// permitted is where a deploy step may deploy.
+	permitted protocol.Permit
 }
 
 // newStep resolves a step. It runs on the goroutine that owns the graph, because facts are read from there.
@@ -82,7 +84,17 @@ func (s *stepRun) carryOut() (protocol.StepEnd, error) {
 	if s.fresh { // else it was killed after it had warned
 		s.log.say(s.missingSecrets()...)
 	}
+	if s.resumed && s.step.Kind != plan.KindExec {
+		s.log.say("the runner was restarted; this step begins again")
+	}
 	ctx := s.w.job
+	// Before its time begins. A fork's preview says itself that there is none.
+	if s.step.Kind == plan.KindDeploy && (s.step.Deploy.Action != plan.ActionDiff || !s.w.a.Fork) {
+		var err error
+		if s.permitted, err = s.permit(); err != nil {
+			return s.ended(ctx, err)
+		}
+	}
 	if s.step.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(s.step.Timeout)*time.Second,
@@ -91,9 +103,6 @@ func (s *stepRun) carryOut() (protocol.StepEnd, error) {
 	}
 	if s.step.Kind == plan.KindExec {
 		return s.exec(ctx)
-	}
-	if s.resumed {
-		s.log.say("the runner was restarted; this step begins again")
 	}
 	var err error
 	switch s.step.Kind {

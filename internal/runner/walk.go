@@ -36,6 +36,9 @@ type walk struct {
 	life context.Context
 	job  context.Context
 	stop context.CancelCauseFunc
+	// limit is the job's time limit, seats are the runner's.
+	limit *limit
+	seats *seats
 
 	states  []stepState
 	reports chan report
@@ -214,6 +217,8 @@ func (w *walk) outcome() protocol.Outcome {
 	switch cause := context.Cause(w.job); {
 	case errors.Is(cause, errCanceled):
 		o.Status, o.Message = ci.Canceled, errCanceled.Error()
+	case errors.As(cause, new(errSuperseded)):
+		o.Status, o.Message = ci.Canceled, cause.Error()
 	case errors.Is(cause, errTimeout):
 		limit := w.a.Deadline.Sub(w.a.Started).Round(time.Second)
 		o.Status, o.Message = ci.Failure, fmt.Sprintf("%s of %s", errTimeout, limit)

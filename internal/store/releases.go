@@ -37,6 +37,15 @@ type ReleaseFilter struct {
 	Limit int
 }
 
+// Rollouts are the pictures of the deployments of steps: the newest of each step.
+type Rollouts interface {
+	// PutRollout stores the picture of a step of the job of that ID, in place of the one before. Of a step that does not
+	// exist it says ErrNotFound. JobNumber and StepNumber are not stored.
+	PutRollout(ctx context.Context, jobID int64, step int, rollout ci.Rollout) error
+	// ListRollouts returns the pictures of a run, by job and step.
+	ListRollouts(ctx context.Context, runID int64) ([]ci.Rollout, error)
+}
+
 // Previews are what deployments would change, as steps of runs found out.
 type Previews interface {
 	// PutPreview stores a preview in the place of the one of the same run, job and step. Of a run that does not exist it

@@ -37,6 +37,7 @@ type Store interface {
 	Tokens
 	Registry
 	Releases
+	Rollouts
 	Environments
 	Gates
 	Reviews

@@ -30,6 +30,8 @@ type runView struct {
 	Problems  []problem
 	Warnings  []problem
 	Graph     *graphView
+	// Rollouts are how far its deployments are.
+	Rollouts []rolloutView
 	// Releases are what the run deployed, and Previews what it found out that deployments would change.
 	Releases []ci.Release
 	Previews []ci.Preview
@@ -180,7 +182,10 @@ func (p *pages) addRecords(ctx context.Context, v *runView) (err error) {
 	if v.Releases, err = p.Store.ListReleases(ctx, store.ReleaseFilter{Repo: v.Run.Repo, Run: v.Run.Number}); err != nil {
 		return err
 	}
-	v.Previews, err = p.Store.ListPreviews(ctx, v.Run.Repo, v.Run.Number)
+	if v.Previews, err = p.Store.ListPreviews(ctx, v.Run.Repo, v.Run.Number); err != nil {
+		return err
+	}
+	v.Rollouts, err = p.rollouts(ctx, v.Run)
 	return err
 }
 

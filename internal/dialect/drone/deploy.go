@@ -1,6 +1,7 @@
 package drone
 
 import (
+	"maps"
 	"strconv"
 	"time"
 
@@ -21,19 +22,14 @@ func (b *builtin) deploy(planned *plan.Step) bool {
 	if e := b.in.Event; (e.Kind == ci.Promote || e.Kind == ci.Rollback) && e.DeployTo != "" {
 		deploy.Environment = e.DeployTo
 	}
-	b.read(map[string]option{
-		"manifests": {read: func(s setting) {
-			for _, p := range splitList(b.plain(s)) {
-				if p = b.path(s, p); p == "" {
-					p = "."
-				}
-				deploy.Manifests = append(deploy.Manifests, p)
-			}
-		}},
+	options := map[string]option{
+		"manifests":   b.pathsTo(&deploy.Manifests),
 		"namespace":   b.valueTo(&deploy.Namespace),
 		"environment": b.textTo(&deploy.Environment),
 		"images":      b.pairsTo(&deploy.Images, nil),
 		"kubeconfig":  b.valueTo(&deploy.Kubeconfig),
+		"lossless":    b.losslessTo(&deploy.Policy.Lossless),
+		"probe":       b.probeTo(&deploy.Policy.Probe),
 		"timeout": {read: func(s setting) {
 			if seconds, ok := parseTimeout(b.plain(s)); ok {
 				deploy.Timeout = seconds
@@ -41,8 +37,14 @@ func (b *builtin) deploy(planned *plan.Step) bool {
 				b.bad(s, "must be a time such as 5m or 90s")
 			}
 		}},
+		"heal": {read: func(s setting) {
+			deploy.Policy.Heal = new(bool)
+			b.boolTo(deploy.Policy.Heal).read(s)
+		}},
 		"strategy": {read: func(s setting) { deploy.Policy.Strategy = b.strategy(s) }},
-	})
+	}
+	maps.Copy(options, b.fillOptions(deploy))
+	b.read(options)
 	if len(deploy.Manifests) == 0 {
 		b.errorf(b.step.at, "step %q: the setting manifests must name the files or folders to deploy", b.step.name)
 	}

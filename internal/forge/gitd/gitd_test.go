@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -227,8 +228,13 @@ func TestSeveralRefs(t *testing.T) {
 	}
 
 	git(t, dir, "push", "origin", ":topic/one", ":v1")
-	if events := f.taken(); len(events) != 0 {
-		t.Errorf("deleted refs gave %+v", events)
+	want := ci.Event{Kind: ci.Delete, Ref: "refs/heads/topic/one", Before: head, Source: "topic/one", Target: "topic/one", Sender: "ada", By: "token of " + writer}
+	events := f.taken()
+	for i := range events {
+		events[i].Delivery = ""
+	}
+	if !reflect.DeepEqual(events, []ci.Event{want}) {
+		t.Errorf("a deleted branch and a deleted tag gave %+v", events)
 	}
 }
 

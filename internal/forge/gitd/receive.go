@@ -145,7 +145,10 @@ func (c command) deletes() bool { return strings.Trim(c.After, "0") == "" }
 func (c command) creates() bool { return strings.Trim(c.Before, "0") == "" }
 
 // commandPattern is "before after ref". The hashes are of SHA-1 or SHA-256.
-var commandPattern = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64}) ([0-9a-f]{40}|[0-9a-f]{64}) (refs/[^\x00-\x20\x7f]{1,1000})$`)
+var commandPattern = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64}) ([0-9a-f]{40}|[0-9a-f]{64}) (refs/[^\x00-\x20\x7f]+)$`)
+
+// maxRef is how long the name of a ref may be. In the pattern, it would take 700 kB of memory.
+const maxRef = 1000
 
 // readPush reads the list of commands that begins a push, and nothing after it. See gitprotocol-pack(5),
 // "Reference Update Request".
@@ -178,7 +181,7 @@ func readPush(r io.Reader) (push, error) {
 			continue
 		}
 		m := commandPattern.FindStringSubmatch(line)
-		if m == nil {
+		if m == nil || len(m[3]) > maxRef {
 			return push{}, fmt.Errorf("%.100q is not understood", line)
 		}
 		if len(p.commands) == maxCommands {

@@ -85,8 +85,7 @@ func (s Sandbox) Render(ctx context.Context, src manifest.Source) (manifest.Rend
 	if program == "" {
 		program = "/proc/self/exe" // also when the file was replaced by a newer one
 	}
-	var stdout, stderr capped
-	stdout.max, stderr.max = maxAnswer, 64<<10
+	stdout, stderr := capped{max: maxAnswer}, capped{max: 64 << 10}
 	cmd := exec.CommandContext(limited, program)
 	cmd.Args = append([]string{"slipway"}, s.Args...)
 	cmd.Env = []string{}
@@ -99,9 +98,9 @@ func (s Sandbox) Render(ctx context.Context, src manifest.Source) (manifest.Rend
 	case ctx.Err() != nil:
 		return manifest.Rendered{}, context.Cause(ctx)
 	case err != nil:
-		return manifest.Rendered{}, s.explain(src, limited.Err() != nil, err, stdout.full, stderr.String())
+		return manifest.Rendered{}, s.explain(src, limited.Err() != nil, err, stdout.full, string(stderr.data))
 	}
-	return decode(stdout.Bytes())
+	return decode(stdout.data)
 }
 
 // explain says why the process did not answer. out tells that the time was over, full that it wrote too much.
@@ -150,16 +149,17 @@ func decode(data []byte) (manifest.Rendered, error) {
 
 // capped keeps as much as it may, and fails the writer after that.
 type capped struct {
-	bytes.Buffer
+	data []byte
 	max  int
 	full bool
 }
 
 // Write implements [io.Writer].
 func (c *capped) Write(p []byte) (int, error) {
-	if c.Len()+len(p) > c.max {
+	if len(c.data)+len(p) > c.max {
 		c.full = true
 		return 0, io.ErrShortWrite
 	}
-	return c.Buffer.Write(p)
+	c.data = append(c.data, p...)
+	return len(p), nil
 }

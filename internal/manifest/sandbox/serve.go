@@ -52,7 +52,9 @@ func Serve(in io.Reader, out io.Writer) error {
 			a.Err, a.Code = said.Message, said.Code
 		}
 	}
-	return json.NewEncoder(out).Encode(a)
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(a)
 }
 
 // limit bounds the process, and all that it does from here on.

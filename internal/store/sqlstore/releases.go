@@ -18,12 +18,12 @@ func (db *DB) PutRelease(ctx context.Context, r ci.Release, manifests []byte) er
 		}
 		_, err := t.exec(ctx, `
 			INSERT INTO releases (repo_id, environment, namespace, number, run, step, commit_hash, author, title, made_by, link,
-				of_number, started, finished, status, message, restored, images, digest)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+				of_number, started, finished, status, message, restored, images, digest, probe)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (repo_id, environment, namespace, number, started) DO NOTHING`,
 			repo, text(r.Environment), text(r.Namespace), r.Number, r.Run, text(r.Step), text(r.Commit), text(r.Author), text(r.Title),
 			text(r.By), text(r.Link), r.Of, instant(r.Started), instant(r.Finished), string(r.Status), text(r.Message), r.Restored,
-			object{r.Images}, text(r.Digest))
+			object{r.Images}, text(r.Digest), object{r.Probe})
 		if err != nil || len(manifests) == 0 {
 			return err
 		}
@@ -39,13 +39,13 @@ func (db *DB) PutRelease(ctx context.Context, r ci.Release, manifests []byte) er
 func scanRelease(row scanner) (r ci.Release, err error) {
 	err = row.Scan(&r.ID, &r.Repo, &r.Environment, &r.Namespace, &r.Number, &r.Run, &r.Step, &r.Commit, &r.Author, &r.Title, &r.By,
 		&r.Link, &r.Of, (*instant)(&r.Started), (*instant)(&r.Finished), (*string)(&r.Status), &r.Message, &r.Restored,
-		object{&r.Images}, &r.Digest)
+		object{&r.Images}, &r.Digest, object{&r.Probe})
 	return r, err
 }
 
 const selectReleases = `
 	SELECT releases.id, repos.name, environment, namespace, number, run, step, commit_hash, author, title, made_by,
-		releases.link, of_number, started, finished, status, message, restored, images, digest
+		releases.link, of_number, started, finished, status, message, restored, images, digest, probe
 	FROM releases JOIN repos ON repos.id = repo_id `
 
 // FindRelease implements [store.Releases].

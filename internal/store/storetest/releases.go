@@ -17,6 +17,7 @@ var releaseOne = ci.Release{
 	Repo: "a/b", Environment: "production", Namespace: "shop", Number: 1, Run: 7, Step: "deploy", Commit: "c0ffee", By: "ann",
 	Author: "Bob", Title: "Grind the cogs", Link: "https://ci.example.com/a/b/7", Started: noon, Finished: noon.Add(time.Second),
 	Status: ci.Success, Images: []string{"r/a@sha256:1", "r/b@sha256:2"}, Digest: "abc",
+	Probe: &ci.Probed{URL: "http://shop", Sent: 1200, Lost: 3, Causes: []string{"3 × status 503"}},
 }
 
 // sameReleases compares releases but for their IDs, which the store chooses, none of them twice.
@@ -54,7 +55,7 @@ func testReleases(t *testing.T, s store.Store) {
 	check(t, s.PutRelease(t.Context(), one, nil))
 	two := one
 	two.Number, two.Run, two.Status, two.Restored, two.Message, two.Images = 2, 8, ci.Failure, 1, "no\nimage", nil
-	two.Started = noon.Add(time.Minute)
+	two.Started, two.Probe = noon.Add(time.Minute), nil
 	check(t, s.PutRelease(t.Context(), two, nil))
 	other := one
 	other.Repo, other.Environment, other.Namespace, other.Of = "a/c", "staging", "test", 3

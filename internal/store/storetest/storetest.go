@@ -48,6 +48,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"Secrets", testSecrets},
 		{"Tokens", testTokens},
 		{"Releases", testReleases},
+		{"Rollouts", testRollouts},
 		{"Environments", testEnvironments},
 		{"Gates", testGates},
 		{"Reviews", testReviews},

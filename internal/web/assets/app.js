@@ -45,10 +45,10 @@ function showPage(html) {
     if (!old || before[part.id] === plain(part.outerHTML)) continue;
     before[part.id] = plain(part.outerHTML);
     const focus = old.contains(document.activeElement) && document.activeElement;
-    const open = [...old.querySelectorAll("details")].map((d) => d.open), top = old.scrollTop;
+    const open = new Map([...old.querySelectorAll("details")].map((d) => [d.id, d.open])), top = old.scrollTop;
     const left = old.firstElementChild?.scrollLeft;
     old.replaceWith(part);
-    part.querySelectorAll("details").forEach((d, i) => { if (i in open) d.open = open[i]; });
+    part.querySelectorAll("details").forEach((d) => { if (open.has(d.id)) d.open = open.get(d.id); });
     part.scrollTop = top;
     if (left) part.firstElementChild.scrollLeft = left;
     if (focus) {

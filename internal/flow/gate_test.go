@@ -1,0 +1,683 @@
+package flow_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"slipway/internal/ci"
+	"slipway/internal/fault"
+	"slipway/internal/flow"
+	"slipway/internal/flow/flowtest"
+	"slipway/internal/plan"
+	"slipway/internal/protocol"
+	"slipway/internal/store"
+)
+
+// ship is a pipeline whose only step deploys to an environment.
+func ship(environment string, settings ...string) string {
+	return fmt.Sprintf(`kind: pipeline
+type: docker
+name: ship
+clone: {disable: true}
+steps:
+- name: deploy
+  image: slipway/deploy
+  settings: {manifests: [k8s], environment: "%s"%s}
+`, environment, strings.Join(append([]string{""}, settings...), ", "))
+}
+
+// dock is a server whose repo has environments, and a runner's view of it.
+type dock struct {
+	*testing.T
+	*flowtest.Server
+	leases int
+}
+
+const gateKubeconfig = `apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "https://kube.example.com:6443"}}]
+users: [{name: u, user: {token: very-secret-token}}]
+`
+
+// newDock returns a server with the environments production (which wants two approvals) and review/*.
+func newDock(t *testing.T) *dock {
+	d := &dock{T: t, Server: flowtest.New(t)}
+	d.add("production", func(e *ci.Environment) {
+		e.Namespace, e.Branches, e.Approvals, e.Approvers = "shop", []string{"main"}, 2, []string{"bob", "cem", "ada"}
+	})
+	d.add("review/*", func(e *ci.Environment) { e.Namespace, e.Lifetime = "shop-{branch}", 72*time.Hour })
+	return d
+}
+
+func (d *dock) add(name string, change func(*ci.Environment)) {
+	d.Helper()
+	if _, err := d.AddEnvironment(d.Context(), flowtest.Repo, name, gateKubeconfig, change); err != nil {
+		d.Fatal(err)
+	}
+}
+
+func (d *dock) change(name string, change func(*ci.Environment)) {
+	d.Helper()
+	if _, err := d.ChangeEnvironment(d.Context(), flowtest.Repo, name, nil, change); err != nil {
+		d.Fatal(err)
+	}
+}
+
+// accept makes a run of an event, and claims its job.
+func (d *dock) accept(event ci.Event) (ci.Run, string) {
+	d.Helper()
+	run, skip, err := d.Accept(d.Context(), flowtest.Repo, event)
+	if err != nil || skip != "" || run.Status != ci.Pending {
+		d.Fatalf("accepted as %+v, %q, %v", run, skip, err)
+	}
+	return run, d.claim(run)
+}
+
+func (d *dock) claim(run ci.Run) string {
+	d.Helper()
+	d.leases++
+	lease := fmt.Sprintf("lease %d %s", d.leases, strings.Repeat("x", protocol.MinLease))
+	a, err := d.Claim(d.Context(), protocol.Claim{Lease: lease, Runner: "r", OS: "linux", Arch: "amd64"})
+	if err != nil || a == nil || a.Run != run.Number {
+		d.Fatalf("claimed %+v, %v, want run %d", a, err, run.Number)
+	}
+	return lease
+}
+
+// ask asks at the gate, and is answered at once because no reason is known.
+func (d *dock) ask(lease string) protocol.Permit {
+	d.Helper()
+	permit, err := d.Permit(d.Context(), lease, 1, "")
+	if err != nil {
+		d.Fatal(err)
+	}
+	return permit
+}
+
+func (d *dock) want(permit protocol.Permit, state ci.GateState, reason string) {
+	d.Helper()
+	if permit.State != state || !strings.Contains(permit.Reason, reason) {
+		d.Errorf("the gate says %s %q, want %s %q", permit.State, permit.Reason, state, reason)
+	}
+	if state != ci.GatePassed && permit.Kubeconfig != "" {
+		d.Errorf("a kubeconfig for one that is %s", state)
+	}
+}
+
+func (d *dock) vote(run ci.Run, choice ci.Choice, who, comment string) error {
+	_, err := d.Vote(d.Context(), flow.Ballot{Repo: run.Repo, Run: run.Number, Choice: choice, Who: who, Comment: comment})
+	return err
+}
+
+func (d *dock) end(lease string, status ci.Status) {
+	d.Helper()
+	if err := d.Finish(d.Context(), lease, protocol.Outcome{Status: status, Time: d.Clock.Now()}); err != nil {
+		d.Fatal(err)
+	}
+}
+
+// branch is the push of a new commit to a branch.
+func (d *dock) branch(name, file string) ci.Event {
+	event := d.Event(file)
+	event.Ref, event.Source, event.Target = "refs/heads/"+name, name, name
+	return event
+}
+
+func TestGateApprovals(t *testing.T) {
+	d := newDock(t)
+	heal := true
+	d.change("production", func(e *ci.Environment) { e.Policy.Heal, e.URL = &heal, "https://shop.example.com" })
+	run, lease := d.accept(d.Event(ship("production")))
+	if err := d.vote(run, ci.Approve, "bob", ""); fault.Of(err).Code != fault.Conflict {
+		t.Errorf("approved before anything waits: %v", err)
+	}
+	d.want(d.ask(lease), ci.GateWaiting, "waits for 2 of 2 approvals of production")
+	if got := d.Server.Run(1).Jobs[0].Steps[0].Message; got != "waits for 2 of 2 approvals of production" {
+		t.Errorf("the step says %q", got)
+	}
+	for who, want := range map[string]string{"eve": "eve may not approve deployments to production; its rules name bob, cem, ada", "Ada": "Ada caused run 1"} {
+		if err := d.vote(run, ci.Approve, who, ""); fault.Of(err).Code != fault.Forbidden || !strings.Contains(err.Error(), want) {
+			t.Errorf("approved by %s: %v", who, err)
+		}
+	}
+	// The answer comes when the reason changes, and a vote counts once.
+	answers := make(chan protocol.Permit)
+	go func() {
+		permit, err := d.Permit(t.Context(), lease, 1, "waits for 2 of 2 approvals of production")
+		if err != nil {
+			t.Error(err)
+		}
+		answers <- permit
+	}()
+	for range 2 {
+		if err := d.vote(run, ci.Approve, "bob", "looks good"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.want(<-answers, ci.GateWaiting, "waits for 1 of 2 approvals of production; approved by bob")
+
+	// The server dies, and the runner asks the next one.
+	d.Clock.Forward(2 * time.Hour)
+	d.Restart()
+	d.want(d.ask(lease), ci.GateWaiting, "waits for 1 of 2 approvals")
+	if err := d.vote(run, ci.Approve, "cem", ""); err != nil {
+		t.Fatal(err)
+	}
+	permit := d.ask(lease)
+	d.want(permit, ci.GatePassed, "")
+	if permit.Namespace != "shop" || permit.Kubeconfig != gateKubeconfig || permit.Environment != "production" || !*permit.Policy.Heal || permit.Review || permit.URL != "https://shop.example.com" {
+		t.Errorf("permitted %+v", permit)
+	}
+	if got := d.Server.Run(1).Jobs[0].Steps[0].Message; got != "" {
+		t.Errorf("a step that goes on says %q", got)
+	}
+	// Whoever approved is kept, and the wait does not count against the time limit.
+	gates, err := d.DB.ListGates(t.Context(), store.GateFilter{Repo: flowtest.Repo, Run: 1})
+	if err != nil || len(gates) != 1 || len(gates[0].Votes) != 2 || gates[0].Votes[0].Comment != "looks good" || gates[0].Ended.IsZero() {
+		t.Errorf("the gate is kept as %+v, %v", gates, err)
+	}
+	a, err := d.Resume(t.Context(), lease)
+	if err != nil || a.Deadline.Sub(a.Started) < 3*time.Hour {
+		t.Errorf("the job must be over %s after its start, %v", a.Deadline.Sub(a.Started), err)
+	}
+	d.change("production", func(e *ci.Environment) { e.Approvals = 3 })
+	d.want(d.ask(lease), ci.GatePassed, "") // what has passed has passed
+	if err := d.DeleteEnvironment(t.Context(), flowtest.Repo, "production"); err != nil {
+		t.Fatal(err)
+	}
+	d.want(d.ask(lease), ci.GateRefused, `no environment "production"`)
+}
+
+func TestGateSelfApproval(t *testing.T) {
+	d := newDock(t)
+	d.change("production", func(e *ci.Environment) { e.Approvals, e.SelfApproval = 1, true })
+	run, lease := d.accept(d.Event(ship("production")))
+	d.want(d.ask(lease), ci.GateWaiting, "waits for 1 of 1")
+	if err := d.vote(run, ci.Approve, "ada", ""); err != nil {
+		t.Error(err)
+	}
+	d.want(d.ask(lease), ci.GatePassed, "")
+}
+
+func TestGateReject(t *testing.T) {
+	d := newDock(t)
+	run, lease := d.accept(d.Event(ship("production")))
+	d.want(d.ask(lease), ci.GateWaiting, "")
+	if err := d.vote(run, ci.Reject, "bob", "not on a Friday"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.vote(run, ci.Approve, "cem", ""); fault.Of(err).Code != fault.Conflict {
+		t.Errorf("approved after it was rejected: %v", err)
+	}
+	d.want(d.ask(lease), ci.GateRefused, "rejected by bob: not on a Friday")
+}
+
+func TestGateRefuses(t *testing.T) {
+	for name, test := range map[string]struct {
+		event  func(d *dock) ci.Event
+		reason string // empty: it is let through
+	}{
+		"a branch that is not protected": {func(d *dock) ci.Event { return d.branch("topic", ship("production")) }, "the branch topic may not deploy to production; its rules allow main"},
+		"a pull request into main":       {func(d *dock) ci.Event { return d.PullRequest(ship("production"), false) }, "the ref refs/pull/1/head may not deploy to production"},
+		"a fork":                         {func(d *dock) ci.Event { return d.PullRequest(ship("review/topic"), true) }, "a pull request from a fork may not deploy to review/topic"},
+		"a typing error":                 {func(d *dock) ci.Event { return d.Event(ship("prodution")) }, `this repo has no environment "prodution", but production, review/*`},
+		"another branch's review":        {func(d *dock) ci.Event { return d.branch("eve", ship("review/main")) }, "is the review environment of the branch main, and this run is of the branch eve"},
+		"another namespace":              {func(d *dock) ci.Event { return d.branch("x", ship("review/x", "namespace: shop")) }, "is in the namespace shop-x, and the step names another"},
+		"a secret's namespace": {func(d *dock) ci.Event {
+			return d.branch("x", ship("review/x", "namespace: {from_secret: n}"))
+		}, "the step names another"},
+		"another cluster": {func(d *dock) ci.Event {
+			return d.branch("x", ship("review/x", "kubeconfig: {from_secret: k}"))
+		}, "the step brings a kubeconfig for another"},
+		"a tag's review": {func(d *dock) ci.Event {
+			event := d.Event(ship("review/v1"))
+			event.Kind, event.Ref, event.Source, event.Target = ci.Tag, "refs/tags/v1", "", ""
+			return event
+		}, "which a branch has, and this run is of none"},
+		"its own review":              {func(d *dock) ci.Event { return d.branch("x", ship("review/x", "namespace: shop-x")) }, ""},
+		"its own review, by slug":     {func(d *dock) ci.Event { return d.branch("a/b", ship("review/"+ci.BranchSlug("a/b"))) }, ""},
+		"a pull request's own review": {func(d *dock) ci.Event { return d.PullRequest(ship("review/topic"), false) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDock(t)
+			_, lease := d.accept(test.event(d))
+			if test.reason == "" {
+				d.want(d.ask(lease), ci.GatePassed, "")
+			} else {
+				d.want(d.ask(lease), ci.GateRefused, test.reason)
+			}
+		})
+	}
+}
+
+func TestGateDeployers(t *testing.T) {
+	d := newDock(t)
+	d.change("production", func(e *ci.Environment) { e.Approvals, e.Deployers = 0, []string{"ann"} })
+	run, lease := d.accept(d.Event(ship("production")))
+	d.want(d.ask(lease), ci.GateRefused, "ada may not deploy to production; its rules allow ann")
+	d.end(lease, ci.Failure)
+	// What a pusher calls themself does not count where their token is known.
+	event := d.Event(ship("production"))
+	event.Sender, event.By = "ann", "eve's token"
+	_, lease = d.accept(event)
+	d.want(d.ask(lease), ci.GateRefused, "eve's token may not deploy")
+	d.end(lease, ci.Failure)
+	// Who repeats a run has caused it.
+	again, err := d.Flow.Restart(t.Context(), run.Repo, run.Number, "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.want(d.ask(d.claim(again)), ci.GatePassed, "")
+}
+
+func TestGateFreeze(t *testing.T) {
+	d := newDock(t)
+	now := d.Clock.Now()
+	d.change("production", func(e *ci.Environment) {
+		e.Approvals = 0
+		e.Freezes = []ci.Freeze{{Reason: "holidays", From: now.Add(-time.Hour), Until: now.Add(time.Hour), Override: []string{"ann"}}}
+	})
+	run, lease := d.accept(d.Event(ship("production")))
+	d.want(d.ask(lease), ci.GateWaiting, "production is frozen until "+now.Add(time.Hour).UTC().Format("Monday 15:04 ")+"UTC: holidays")
+	d.Clock.Forward(61 * time.Minute)
+	d.want(d.ask(lease), ci.GatePassed, "")
+	d.end(lease, ci.Success)
+
+	d.change("production", func(e *ci.Environment) { e.Freezes[0].Until = now.Add(24 * time.Hour); e.Approvals = 1 })
+	run, lease = d.accept(d.Event(ship("production")))
+	d.want(d.ask(lease), ci.GateWaiting, "waits for 1 of 1 approvals of production; production is frozen until")
+	if err := d.vote(run, ci.Override, "bob", ""); fault.Of(err).Code != fault.Forbidden || !strings.Contains(err.Error(), "bob may not override the freeze of production; ann may") {
+		t.Errorf("overridden by bob: %v", err)
+	}
+	if err := d.vote(run, ci.Override, "ann", "a fix"); err != nil {
+		t.Fatal(err)
+	}
+	d.want(d.ask(lease), ci.GateWaiting, "waits for 1 of 1 approvals of production")
+	if err := d.vote(run, ci.Approve, "bob", ""); err != nil {
+		t.Fatal(err)
+	}
+	d.want(d.ask(lease), ci.GatePassed, "")
+	d.Clock.Forward(48 * time.Hour)
+	run, lease = d.accept(d.Event(ship("production")))
+	d.ask(lease)
+	if err := d.vote(run, ci.Override, "ann", ""); fault.Of(err).Code != fault.Conflict {
+		t.Errorf("overridden although nothing is frozen: %v", err)
+	}
+}
+
+func TestGateNewestWins(t *testing.T) {
+	d := newDock(t)
+	_, first := d.accept(d.Event(ship("production")))
+	d.want(d.ask(first), ci.GateWaiting, "")
+	second, secondLease := d.accept(d.Event(ship("production")))
+	d.want(d.ask(secondLease), ci.GateWaiting, "")
+	d.want(d.ask(first), ci.GateSuperseded, "run 2 brings something newer to production")
+	d.want(d.ask(first), ci.GateSuperseded, "run 2")
+	// One that is over does not count.
+	if _, err := d.Cancel(t.Context(), second.Repo, second.Number, "ada"); err != nil {
+		t.Fatal(err)
+	}
+	d.end(secondLease, ci.Canceled)
+	third, thirdLease := d.accept(d.Event(ship("production")))
+	d.want(d.ask(thirdLease), ci.GateWaiting, "")
+	_, fourth := d.accept(d.Event(ship("production")))
+	_ = fourth // has not come to the gate yet
+	for _, who := range []string{"bob", "cem"} {
+		if err := d.vote(third, ci.Approve, who, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.want(d.ask(thirdLease), ci.GatePassed, "")
+	d.want(d.ask(fourth), ci.GateWaiting, "")
+}
+
+// Approving, rejecting and asking at once gives one end.
+func TestGateRaces(t *testing.T) {
+	d := newDock(t)
+	d.change("production", func(e *ci.Environment) { e.Approvals = 1 })
+	run, lease := d.accept(d.Event(ship("production")))
+	d.want(d.ask(lease), ci.GateWaiting, "")
+	done := make(chan struct{})
+	go func() { defer close(done); _ = d.vote(run, ci.Reject, "cem", "") }()
+	go func() { _ = d.vote(run, ci.Approve, "bob", "") }()
+	var last protocol.Permit
+	for last.State == "" || last.State == ci.GateWaiting {
+		permit, err := d.Permit(t.Context(), lease, 1, last.Reason)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = permit
+	}
+	<-done
+	for range 3 {
+		if again := d.ask(lease); again.State != last.State {
+			t.Errorf("first %s, then %s", last.State, again.State)
+		}
+	}
+	gates, err := d.DB.ListGates(t.Context(), store.GateFilter{Repo: flowtest.Repo, Run: 1})
+	if err != nil || gates[0].State != last.State {
+		t.Errorf("it is kept as %+v, %v", gates, err)
+	}
+}
+
+// A repo without environments deploys as it says.
+func TestGateWithoutRules(t *testing.T) {
+	d := &dock{T: t, Server: flowtest.New(t)}
+	_, lease := d.accept(d.Event(ship("anything", "namespace: here")))
+	permit := d.ask(lease)
+	d.want(permit, ci.GatePassed, "")
+	if permit.Environment != "anything" || permit.Namespace != "" || permit.Kubeconfig != "" {
+		t.Errorf("permitted %+v", permit)
+	}
+	if _, err := d.Permit(t.Context(), lease, 7, ""); fault.Of(err).Code != fault.Invalid {
+		t.Errorf("a step that does not exist: %v", err)
+	}
+	if _, err := d.Permit(t.Context(), "another", 1, ""); !errors.Is(err, protocol.ErrLeaseLost) {
+		t.Errorf("a lease that does not exist: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.Permit(ctx, lease, 1, ""); err == nil {
+		t.Error("no error for who is gone")
+	}
+}
+
+func TestRollbackOrder(t *testing.T) {
+	d := newDock(t)
+	d.change("production", func(e *ci.Environment) { e.Approvals = 0 })
+	if _, err := d.Rollback(t.Context(), flowtest.Repo, "production", "", 0, "bob"); fault.Of(err).Code != fault.NotFound {
+		t.Errorf("rolled back what was never deployed: %v", err)
+	}
+	run, lease := d.accept(d.Event(ship("production")))
+	d.ask(lease)
+	d.release(lease, 1, "production", "shop")
+	d.end(lease, ci.Success)
+	if _, err := d.Rollback(t.Context(), flowtest.Repo, "production", "", 7, "bob"); fault.Of(err).Code != fault.NotFound {
+		t.Errorf("rolled back to a release that does not exist: %v", err)
+	}
+	d.change("production", func(e *ci.Environment) {
+		e.Approvals, e.Freezes = 2, []ci.Freeze{{From: time.Unix(0, 0), Until: d.Clock.Now().Add(time.Hour)}}
+	})
+	back, err := d.Rollback(t.Context(), flowtest.Repo, "production", "", 1, "bob")
+	if err != nil || back.Event.Kind != ci.Rollback || back.Event.After != run.Event.After || back.Event.Commit.Title() != "Roll production back to release 1" ||
+		len(back.Jobs) != 1 || len(back.Jobs[0].Steps) != 1 || back.Status != ci.Pending {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	planned, err := d.DB.FindPlan(t.Context(), back.ID)
+	if err != nil || planned.Jobs[0].Steps[0].Deploy.Action != plan.ActionRollback || planned.Jobs[0].Steps[0].Deploy.Release != 1 {
+		t.Errorf("the plan is %+v, %v", planned, err)
+	}
+	lease = d.claim(back)
+	permit := d.ask(lease) // nobody must approve it, and no freeze holds it
+	d.want(permit, ci.GatePassed, "")
+	if permit.Namespace != "shop" || permit.Kubeconfig != gateKubeconfig {
+		t.Errorf("permitted %+v", permit)
+	}
+	d.end(lease, ci.Success)
+	// But who may not deploy may not go back either.
+	d.change("production", func(e *ci.Environment) { e.Deployers = []string{"ann"} })
+	back, err = d.Rollback(t.Context(), flowtest.Repo, "production", "", 1, "bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.want(d.ask(d.claim(back)), ci.GateRefused, "bob may not deploy to production")
+}
+
+// Without rules, the way to the cluster is that of the step which deployed.
+func TestRollbackWithoutRules(t *testing.T) {
+	d := &dock{T: t, Server: flowtest.New(t)}
+	if err := d.PutSecret(t.Context(), flowtest.Repo, "k", gateKubeconfig, false); err != nil {
+		t.Fatal(err)
+	}
+	_, lease := d.accept(d.Event(ship("production", "namespace: shop", "kubeconfig: {from_secret: k}", "timeout: 60")))
+	d.release(lease, 1, "production", "shop")
+	d.end(lease, ci.Success)
+	back, err := d.Rollback(t.Context(), flowtest.Repo, "production", "", 0, "bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease = d.claim(back)
+	a, err := d.Resume(t.Context(), lease)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deploy := a.Job.Steps[0].Deploy
+	if deploy.Kubeconfig.Secret != "k" || a.Secrets["k"] != gateKubeconfig || deploy.Timeout != 60 || deploy.Namespace.Text != "shop" || deploy.Action != plan.ActionRollback {
+		t.Errorf("%+v with the secrets %d", deploy, len(a.Secrets))
+	}
+	d.want(d.ask(lease), ci.GatePassed, "")
+}
+
+// release reports a release of the first step.
+func (d *dock) release(lease string, number int64, environment, namespace string) {
+	d.Helper()
+	now := d.Clock.Now()
+	err := d.Append(d.Context(), lease, []protocol.Event{{Seq: 1, Time: now, Release: &protocol.Release{Step: 1, Release: ci.Release{
+		Environment: environment, Namespace: namespace, Number: number, Started: now, Finished: now, Status: ci.Success,
+	}}}})
+	if err != nil {
+		d.Fatal(err)
+	}
+}
+
+func TestReviews(t *testing.T) {
+	d := newDock(t)
+	run, lease := d.accept(d.branch("feature/x", ship("review/${DRONE_BRANCH}")))
+	permit := d.ask(lease)
+	d.want(permit, ci.GatePassed, "")
+	slug := ci.BranchSlug("feature/x")
+	if permit.Environment != "review/feature/x" || permit.Namespace != "shop-"+slug || !permit.Review {
+		t.Errorf("permitted %+v", permit)
+	}
+	d.release(lease, 1, "review/feature/x", "shop-"+slug)
+	d.end(lease, ci.Success)
+	review := d.reviews(1)[0]
+	if review.Branch != "feature/x" || review.Pattern != "review/*" || review.Run != run.Number || review.Ends.IsZero() {
+		t.Errorf("the review environment is %+v", review)
+	}
+	// The rules that it needs stay.
+	if err := d.DeleteEnvironment(t.Context(), flowtest.Repo, "review/*"); fault.Of(err).Code != fault.Conflict {
+		t.Errorf("its pattern was deleted: %v", err)
+	}
+	if _, err := d.ChangeEnvironment(t.Context(), flowtest.Repo, "review/*", nil, func(e *ci.Environment) { e.Namespace = "other-{branch}" }); fault.Of(err).Code != fault.Conflict {
+		t.Errorf("its pattern was moved: %v", err)
+	}
+	if _, err := d.Teardown(t.Context(), flowtest.Repo, "production", "bob", ""); fault.Of(err).Code != fault.NotFound {
+		t.Errorf("production was torn down: %v", err)
+	}
+
+	// The branch goes, and the environment with it; the message may come twice.
+	gone := ci.Event{Kind: ci.Delete, Ref: "refs/heads/feature/x", Before: run.Event.After, Sender: "ada"}
+	for range 2 {
+		runs, err := d.Deleted(t.Context(), flowtest.Repo, gone)
+		if err != nil || len(runs) != 1 || runs[0].Number != 2 || runs[0].Event.Commit.Title() != "Tear down review/feature/x: the branch feature/x was deleted" {
+			t.Fatalf("torn down by %+v, %v", runs, err)
+		}
+	}
+	if runs, err := d.Deleted(t.Context(), flowtest.Repo, ci.Event{Kind: ci.Delete, Ref: "refs/heads/other"}); err != nil || len(runs) != 0 {
+		t.Errorf("another branch: %v, %v", runs, err)
+	}
+	d.Restart() // its plan is the same again
+	d.change("review/*", func(e *ci.Environment) { e.Deployers = []string{"ann"} })
+	lease = d.claim(d.Server.Run(2))
+	permit = d.ask(lease)
+	d.want(permit, ci.GatePassed, "")
+	if permit.Namespace != "shop-"+slug || permit.Environment != "review/feature/x" {
+		t.Errorf("the teardown is permitted %+v", permit)
+	}
+	d.end(lease, ci.Failure)
+	d.reviews(1)
+	// One that failed is tried again, but not at once.
+	d.tidy()
+	if runs := d.Server.Run(2); runs.Number != 2 {
+		t.Fatal("no run")
+	}
+	if _, err := d.FindRun(t.Context(), flowtest.Repo, 3); err == nil {
+		t.Error("it is tried again at once")
+	}
+	d.Clock.Forward(61 * time.Minute)
+	d.tidy()
+	lease = d.claim(d.Server.Run(3))
+	d.want(d.ask(lease), ci.GatePassed, "")
+	d.end(lease, ci.Success)
+	d.reviews(0)
+	d.tidy()
+}
+
+func TestReviewLifetime(t *testing.T) {
+	d := newDock(t)
+	for range 2 {
+		_, lease := d.accept(d.branch("x", ship("review/x")))
+		d.want(d.ask(lease), ci.GatePassed, "")
+		d.release(lease, 1, "review/x", "shop-x")
+		d.end(lease, ci.Success)
+		d.Clock.Forward(71 * time.Hour)
+		d.tidy()
+	}
+	if _, err := d.FindRun(t.Context(), flowtest.Repo, 3); err == nil {
+		t.Fatal("it was torn down before its time")
+	}
+	d.Clock.Forward(2 * time.Hour)
+	d.tidy()
+	d.tidy()
+	run := d.Server.Run(3)
+	if run.Event.Order == nil || run.Event.Order.Reason != "its lifetime is over" || run.Event.Order.Action != "teardown" {
+		t.Fatalf("run 3 is %+v", run)
+	}
+	lease := d.claim(run)
+	d.want(d.ask(lease), ci.GatePassed, "")
+	// Something is deployed while it is torn down: it is there afterwards.
+	_, other := d.accept(d.branch("x", ship("review/x")))
+	d.want(d.ask(other), ci.GatePassed, "")
+	d.end(lease, ci.Success)
+	d.reviews(1)
+	d.tidy()
+	d.reviews(1)
+	if _, err := d.FindRun(t.Context(), flowtest.Repo, 5); err == nil {
+		t.Error("it is torn down again")
+	}
+}
+
+func (d *dock) tidy() {
+	d.Helper()
+	if err := flow.TidyReviews(d.Context(), d.Flow); err != nil {
+		d.Fatal(err)
+	}
+}
+
+func (d *dock) reviews(n int) []ci.Review {
+	d.Helper()
+	all, err := d.DB.ListReviews(d.Context(), flowtest.Repo)
+	if err != nil || len(all) != n {
+		d.Fatalf("%d review environments, want %d: %+v, %v", len(all), n, all, err)
+	}
+	return all
+}
+
+func TestPromote(t *testing.T) {
+	const file = `kind: pipeline
+type: docker
+name: build
+clone: {disable: true}
+steps: [{name: a, image: busybox, commands: [make]}]
+trigger: {event: [push]}
+---
+kind: pipeline
+type: docker
+name: ship
+clone: {disable: true}
+steps:
+- name: deploy
+  image: slipway/deploy
+  settings: {manifests: [k8s]}
+  when: {target: [production]}
+- name: say
+  image: busybox
+  commands: [echo]
+trigger: {event: [promote, rollback], target: [production, staging]}
+`
+	d := newDock(t)
+	d.change("production", func(e *ci.Environment) { e.Approvals = 0 })
+	run, lease := d.accept(d.Event(file))
+	promote := func(number int64, target string) (ci.Run, error) {
+		return d.Promote(t.Context(), flow.Promotion{Repo: flowtest.Repo, Run: number, Kind: ci.Promote, Target: target, Who: "bob", Params: map[string]string{"FOO": "bar"}})
+	}
+	if _, err := promote(1, "production"); fault.Of(err).Code != fault.Conflict {
+		t.Errorf("promoted while it runs: %v", err)
+	}
+	image := ci.Image{Ref: "slipway.example.com/ada/engine:1", Digest: "sha256:abc"}
+	if err := d.Append(t.Context(), lease, []protocol.Event{{Seq: 1, Image: &protocol.Image{Step: 1, Image: image}}}); err != nil {
+		t.Fatal(err)
+	}
+	d.end(lease, ci.Success)
+	promoted, err := promote(1, "production")
+	if err != nil || promoted.Parent != 1 || promoted.Event.Kind != ci.Promote || promoted.Event.DeployTo != "production" || promoted.Event.After != run.Event.After || promoted.Event.Actor() != "bob" {
+		t.Fatalf("%+v, %v", promoted, err)
+	}
+	if len(promoted.Jobs) != 1 || promoted.Jobs[0].Name != "ship" || len(promoted.Jobs[0].Steps) != 2 {
+		t.Fatalf("the jobs are %+v", promoted.Jobs)
+	}
+	check := func(lease string) {
+		t.Helper()
+		a, err := d.Resume(t.Context(), lease)
+		if err != nil || !slices.Equal(a.Images, []ci.Image{image}) {
+			t.Fatalf("the images are %+v, %v", a.Images, err)
+		}
+		env := a.Job.Env
+		if env["DRONE_DEPLOY_TO"].Text != "production" || env["DRONE_BUILD_EVENT"].Text != "promote" || env["FOO"].Text != "bar" || env["DRONE_BUILD_PARENT"].Text == "0" {
+			t.Errorf("the variables are %+v", env)
+		}
+	}
+	lease = d.claim(promoted)
+	check(lease)
+	if permit := d.ask(lease); permit.Environment != "production" || permit.State != ci.GatePassed {
+		t.Errorf("permitted %+v", permit)
+	}
+	d.end(lease, ci.Success)
+	// What was promoted, and what is repeated, knows the images as well.
+	again, err := promote(2, "production")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease = d.claim(again)
+	check(lease)
+	d.end(lease, ci.Failure)
+	if again, err = d.Flow.Restart(t.Context(), flowtest.Repo, again.Number, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	lease = d.claim(again)
+	check(lease)
+	d.end(lease, ci.Success)
+
+	fork, skip, err := d.Accept(t.Context(), flowtest.Repo, d.PullRequest(strings.ReplaceAll(file, "[push]", "[pull_request]"), true))
+	if err != nil || skip != "" {
+		t.Fatal(err, skip)
+	}
+	d.end(d.claim(fork), ci.Success)
+	if _, err := promote(fork.Number, "production"); fault.Of(err).Code != fault.Forbidden {
+		t.Errorf("a fork's work was promoted: %v", err)
+	}
+	for _, wrong := range []flow.Promotion{
+		{Run: 1, Kind: ci.Push, Target: "x"},
+		{Run: 1, Kind: ci.Promote},
+		{Run: 1, Kind: ci.Promote, Target: "x", Params: map[string]string{"A=B": "c"}},
+		{Run: 99, Kind: ci.Promote, Target: "x"},
+	} {
+		wrong.Repo, wrong.Who = flowtest.Repo, "bob"
+		if run, err := d.Promote(t.Context(), wrong); err == nil {
+			t.Errorf("%+v gave run %d", wrong, run.Number)
+		}
+	}
+	back, err := d.Promote(t.Context(), flow.Promotion{Repo: flowtest.Repo, Run: 1, Kind: ci.Rollback, Target: "staging", Who: "bob"})
+	if err != nil || back.Event.Kind != ci.Rollback || back.Status != ci.Pending || len(back.Jobs[0].Steps) != 1 {
+		t.Errorf("%+v, %v", back, err)
+	}
+}
