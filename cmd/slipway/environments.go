@@ -390,7 +390,7 @@ func newEnvWaitingCommand(c *connection) *cobra.Command {
 }
 
 func newVoteCommand(c *connection, verb string, choice ci.Choice, short string) *cobra.Command {
-	vote := api.Vote{Choice: choice}
+	vote := api.Ballot{Choice: choice}
 	cmd := &cobra.Command{
 		Use: verb + " OWNER/NAME RUN", Short: short, Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

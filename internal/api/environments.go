@@ -191,8 +191,8 @@ func (s *server) teardownEnvironment(ctx context.Context, in *struct {
 	return s.Flow.Teardown(ctx, in.repo(), in.Environment, principal(ctx).Name, in.Body.Reason)
 }
 
-// Vote is the body that says something of the deployments of a run that wait.
-type Vote struct {
+// Ballot is the body that says something of the deployments of a run that wait.
+type Ballot struct {
 	Choice      ci.Choice `json:"choice" enum:"approve,reject,override"`
 	Environment string    `json:"environment,omitempty" doc:"the one that is meant; none means all that the run waits for"`
 	Comment     string    `json:"comment,omitempty" maxLength:"1000"`
@@ -200,7 +200,7 @@ type Vote struct {
 
 func (s *server) voteRun(ctx context.Context, in *struct {
 	RunPath
-	Body Vote
+	Body Ballot
 },
 ) ([]ci.Gate, error) {
 	if err := s.manages(ctx, in.repo()); err != nil {

@@ -58,7 +58,7 @@ func (c *Client) Teardown(ctx context.Context, repo, environment string, wish ap
 }
 
 // Vote approves or rejects the deployments of a run that wait, and returns their gates.
-func (c *Client) Vote(ctx context.Context, repo string, number int64, vote api.Vote) (gates []ci.Gate, err error) {
+func (c *Client) Vote(ctx context.Context, repo string, number int64, vote api.Ballot) (gates []ci.Gate, err error) {
 	return gates, c.do(ctx, http.MethodPost, runPath(repo, number)+"/vote", vote, &gates)
 }
 

@@ -224,6 +224,13 @@ func (s *instance) add(name string) (dir string) {
 // push commits files and pushes them, and returns what the pusher sees.
 func (s *instance) push(dir string, files map[string]string) string {
 	s.Helper()
+	s.commit(dir, files)
+	return s.git(dir, "push", "-q", "origin", "HEAD:main")
+}
+
+// commit commits files.
+func (s *instance) commit(dir string, files map[string]string) {
+	s.Helper()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
@@ -232,7 +239,6 @@ func (s *instance) push(dir string, files map[string]string) string {
 	}
 	s.git(dir, "add", "-A")
 	s.git(dir, "commit", "-q", "--allow-empty", "-m", "Change")
-	return s.git(dir, "push", "-q", "origin", "HEAD:main")
 }
 
 func (s *instance) git(dir string, args ...string) string {

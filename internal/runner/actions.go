@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -186,7 +187,8 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 // fillIn sets what is filled into the manifests of a deployment.
 func (s *stepRun) fillIn(step *rollout.Step) error {
 	d := s.step.Deploy
-	step.Variables = s.resolveMap(d.Variables)
+	step.Variables = placeVariables(s.permitted)
+	maps.Copy(step.Variables, s.resolveMap(d.Variables))
 	step.Charts.Release, step.Charts.Values = d.ReleaseName, d.Values
 	step.Charts.Set, step.Charts.SetText = s.resolveMap(d.Set), s.resolveMap(d.SetString)
 	for _, values := range []map[string]plan.Value{d.Variables, d.Set, d.SetString} {

@@ -63,6 +63,7 @@ func newPages(opts Options) http.Handler {
 	mux.HandleFunc("GET "+run+"/live", p.liveRun)
 	mux.HandleFunc("POST "+run+"/cancel", p.page(p.cancel))
 	mux.HandleFunc("POST "+run+"/restart", p.page(p.restart))
+	mux.HandleFunc("POST "+run+"/vote", p.page(p.vote))
 	mux.HandleFunc("GET "+run+"/changes", p.page(p.preview))
 	mux.HandleFunc("GET /environments", p.page(p.environments))
 	mux.HandleFunc("GET /{owner}/{name}/environments/{namespace}/{environment...}", p.page(p.environment))

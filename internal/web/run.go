@@ -16,6 +16,7 @@ import (
 	"slipway/internal/auth"
 	"slipway/internal/ci"
 	"slipway/internal/fault"
+	"slipway/internal/flow"
 	"slipway/internal/store"
 )
 
@@ -35,6 +36,8 @@ type runView struct {
 	// Releases are what the run deployed, and Previews what it found out that deployments would change.
 	Releases []ci.Release
 	Previews []ci.Preview
+	// Waiting are the gates that its deployments wait at, Voted those that people let them pass.
+	Waiting, Voted []ci.Gate
 	// At is the step whose log is shown. Its Job is nil if the run has no steps.
 	At  place
 	Log logPart
@@ -185,6 +188,18 @@ func (p *pages) addRecords(ctx context.Context, v *runView) (err error) {
 	if v.Previews, err = p.Store.ListPreviews(ctx, v.Run.Repo, v.Run.Number); err != nil {
 		return err
 	}
+	gates, err := p.Store.ListGates(ctx, store.GateFilter{Repo: v.Run.Repo, Run: v.Run.Number})
+	if err != nil {
+		return err
+	}
+	for _, g := range gates {
+		switch {
+		case g.State == ci.GateWaiting && !v.Run.Status.Done():
+			v.Waiting = append(v.Waiting, g)
+		case g.State == ci.GatePassed && len(g.Votes) > 0:
+			v.Voted = append(v.Voted, g)
+		}
+	}
 	v.Rollouts, err = p.rollouts(ctx, v.Run)
 	return err
 }
@@ -323,6 +338,27 @@ func (p *pages) restart(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	http.Redirect(w, r, runLink(again), http.StatusSeeOther)
+	return nil
+}
+
+// vote says of the deployments of a run what somebody clicked.
+func (p *pages) vote(w http.ResponseWriter, r *http.Request) error {
+	run, who, err := p.managed(w, r)
+	if err != nil || who.Name == "" {
+		return err
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	if err := r.ParseForm(); err != nil {
+		return fault.New(fault.Invalid, "the form cannot be read: %w", err)
+	}
+	_, err = p.Flow.Vote(r.Context(), flow.Ballot{
+		Repo: run.Repo, Run: run.Number, Environment: r.PostForm.Get("environment"), Choice: ci.Choice(r.PostForm.Get("choice")),
+		Comment: r.PostForm.Get("comment"), Who: who.Name,
+	})
+	if err != nil {
+		return err
+	}
+	http.Redirect(w, r, runLink(run), http.StatusSeeOther)
 	return nil
 }
 

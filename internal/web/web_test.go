@@ -40,7 +40,7 @@ type site struct {
 	url   string
 	file  string // the pipeline file of every commit
 	admin string // a token
-	inUse []retention.Use // for retention.Facts
+	inUse []retention.Use
 }
 
 // oneFile is a forge whose repos have the same pipeline file at every commit.
@@ -110,8 +110,7 @@ func newSite(t *testing.T, scheme string) *site {
 		URL: strings.Replace(s.url, "http", scheme, 1), Registry: "registry.test",
 	})
 	server.Config.Handler = web.New(web.Options{
-		Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log,
-		Images: &retention.Cleaner{Store: db, Facts: s, Now: time.Now},
+		Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Images: &retention.Cleaner{Store: db, Facts: s, Now: time.Now},
 	})
 	server.Start()
 	t.Cleanup(server.Close)
