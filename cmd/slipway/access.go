@@ -51,8 +51,12 @@ func (a access) git(ctx context.Context, repo, _, password string, write bool) (
 
 // Access implements [registry.Authority].
 func (a access) Access(ctx context.Context, _, password string) (registry.Grants, error) {
+	public := func(repository string) bool {
+		repo, err := a.repos.FindRepo(ctx, repoOf(repository))
+		return err == nil && repo.PublicImages // who cannot be looked up shows nothing
+	}
 	if password == "" {
-		return nil, registry.ErrCredentials
+		return grants{auth.Principal{}, public}, nil
 	}
 	who, err := a.authority.Find(ctx, password)
 	if f := fault.Of(err); f != nil && f.Code == fault.Unauthorized {
@@ -61,11 +65,15 @@ func (a access) Access(ctx context.Context, _, password string) (registry.Grants
 	if err != nil {
 		return nil, err
 	}
-	return grants{who}, nil
+	return grants{who, public}, nil
 }
 
-// grants are what somebody may do in the registry.
-type grants struct{ auth.Principal }
+// grants are what somebody may do in the registry, while one request is answered.
+type grants struct {
+	auth.Principal
+	// public reports whether everybody may pull a repository.
+	public func(repository string) bool
+}
 
 // Subject implements [registry.Grants].
 func (g grants) Subject() string { return g.Name }
@@ -73,7 +81,7 @@ func (g grants) Subject() string { return g.Name }
 // Allows implements [registry.Grants].
 func (g grants) Allows(repository string, action registry.Action) bool {
 	if action == registry.Pull {
-		return g.Pulls(repository)
+		return g.Pulls(repository) || g.public(repository)
 	}
 	return g.Pushes(repository)
 }

@@ -21,12 +21,15 @@ type mirrorOptions struct {
 	loginFile string
 	fresh     time.Duration
 	quota     string
+	// listen is where images of docker.io are for everybody; empty for nowhere.
+	listen string
 }
 
 func (o *mirrorOptions) addFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&o.upstreams, "mirror-upstream", []string{"docker.io"}, `registry whose images are fetched when they are asked for, and kept below mirror/; "" for none`)
 	flags.StringVar(&o.loginFile, "mirror-login-file", "", "Docker configuration (config.json) with logins for those registries")
 	flags.DurationVar(&o.fresh, "mirror-fresh", time.Hour, "how long a fetched tag is served before its registry is asked again")
+	flags.StringVar(&o.listen, "mirror-listen", "", "address where everybody may pull Docker Hub's images through the mirror, for dockerd's --registry-mirror (default: none)")
 	flags.StringVar(&o.quota, "mirror-quota", "50Gi", "bytes that fetched images may have; 0 for any number")
 }
 

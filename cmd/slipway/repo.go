@@ -15,7 +15,7 @@ import (
 
 func newRepoCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{Use: "repo", Short: "Add, list, change and remove repos"}
-	cmd.AddCommand(newRepoAddCommand(c), newRepoListCommand(c), newRepoTrustCommand(c), newRepoRemoveCommand(c))
+	cmd.AddCommand(newRepoAddCommand(c), newRepoListCommand(c), newRepoTrustCommand(c), newRepoPublishCommand(c), newRepoRemoveCommand(c))
 	return cmd
 }
 
@@ -58,6 +58,7 @@ func newRepoAddCommand(c *connection) *cobra.Command {
 	flags.StringVar(&tokenFile, "forge-token-file", "", "file with a token for the forge")
 	flags.BoolVar(&repo.Trusted, "trusted", false, "allow privileged steps and host mounts")
 	flags.BoolVar(&repo.Private, "private", false, "only tokens that name the repo may see it")
+	flags.BoolVar(&repo.PublicImages, "public-images", false, "everybody may pull its images, without a token")
 	flags.StringVar(&repo.Config, "config", "", "path of the pipeline file (default: the usual names)")
 	return cmd
 }
@@ -106,6 +107,31 @@ func newRepoTrustCommand(c *connection) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&revoke, "revoke", false, "take the trust back")
+	return cmd
+}
+
+func newRepoPublishCommand(c *connection) *cobra.Command {
+	var revoke bool
+	cmd := &cobra.Command{
+		Use: "publish OWNER/NAME", Short: "Let everybody pull a repo's images, without a token", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, err := c.open()
+			if err != nil {
+				return err
+			}
+			public := !revoke
+			repo, err := at.ChangeRepo(cmd.Context(), args[0], api.RepoChange{PublicImages: &public})
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), repo)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: everybody may pull its images: %t\n", repo.Name, repo.PublicImages)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&revoke, "revoke", false, "only who has a token again")
 	return cmd
 }
 

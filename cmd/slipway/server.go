@@ -97,6 +97,13 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fault.New(fault.Conflict, "cannot listen on %s: %s; choose another address by --listen", opts.listen, fault.Cause(err))
 	}
 	defer listener.Close()
+	var front net.Listener
+	if opts.mirror.listen != "" {
+		if front, err = (&net.ListenConfig{}).Listen(ctx, "tcp", opts.mirror.listen); err != nil {
+			return fault.New(fault.Conflict, "cannot listen on %s: %s; choose another address by --mirror-listen", opts.mirror.listen, fault.Cause(err))
+		}
+		defer front.Close()
+	}
 	if opts.grace < time.Minute {
 		return fault.New(fault.Invalid, "--registry-grace %s is too short; a push needs a minute at least between a layer and its manifest", opts.grace)
 	}
@@ -219,6 +226,18 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		}
 		return nil
 	})
+	if front != nil {
+		dockers := &http.Server{
+			Handler: images.Front("docker.io"), ReadHeaderTimeout: server.ReadHeaderTimeout, IdleTimeout: server.IdleTimeout, ErrorLog: server.ErrorLog,
+		}
+		server.RegisterOnShutdown(func() { _ = dockers.Close() }) // who pulls from a mirror asks again, elsewhere
+		group.Go(func() error {
+			if err := dockers.Serve(front); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve on %s: %w", opts.mirror.listen, err)
+			}
+			return nil
+		})
+	}
 	group.Go(func() error { runs.Run(ctx); return nil })
 	keeper := &drift.Keeper{Clusters: connected.List, Store: db, Heal: runs.Heal, Log: log, Now: time.Now}
 	group.Go(func() error { keeper.Run(ctx); return nil })

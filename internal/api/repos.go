@@ -14,21 +14,23 @@ import (
 
 // NewRepo is the body that adds a repo.
 type NewRepo struct {
-	Name     string `json:"name" minLength:"3" maxLength:"200" doc:"owner/name"`
-	Forge    string `json:"forge,omitempty" enum:"slipway,gitea" doc:"kind of the forge; the default is slipway, the own git endpoint"`
-	ForgeURL string `json:"forge_url,omitempty" doc:"root of the forge"`
-	Token    string `json:"token,omitempty" doc:"token for the forge: read the repo, write its webhooks and commit statuses"`
-	Trusted  bool   `json:"trusted,omitempty" doc:"allow privileged steps and host mounts; admins only"`
-	Private  bool   `json:"private,omitempty" doc:"only tokens that name the repo may see it"`
-	Config   string `json:"config,omitempty" doc:"path of the pipeline file"`
+	Name         string `json:"name" minLength:"3" maxLength:"200" doc:"owner/name"`
+	Forge        string `json:"forge,omitempty" enum:"slipway,gitea" doc:"kind of the forge; the default is slipway, the own git endpoint"`
+	ForgeURL     string `json:"forge_url,omitempty" doc:"root of the forge"`
+	Token        string `json:"token,omitempty" doc:"token for the forge: read the repo, write its webhooks and commit statuses"`
+	Trusted      bool   `json:"trusted,omitempty" doc:"allow privileged steps and host mounts; admins only"`
+	Private      bool   `json:"private,omitempty" doc:"only tokens that name the repo may see it"`
+	PublicImages bool   `json:"public_images,omitempty" doc:"everybody may pull the repo's images, without a token"`
+	Config       string `json:"config,omitempty" doc:"path of the pipeline file"`
 }
 
 // RepoChange is the body that changes a repo; what is absent stays.
 type RepoChange struct {
-	Trusted *bool   `json:"trusted,omitempty" doc:"admins only"`
-	Private *bool   `json:"private,omitempty"`
-	Config  *string `json:"config,omitempty"`
-	Timeout *int64  `json:"timeout,omitempty" minimum:"0" maximum:"604800" doc:"limit of a job in seconds; 0 is the server's default"`
+	Trusted      *bool   `json:"trusted,omitempty" doc:"admins only"`
+	Private      *bool   `json:"private,omitempty"`
+	PublicImages *bool   `json:"public_images,omitempty" doc:"everybody may pull the repo's images, without a token"`
+	Config       *string `json:"config,omitempty"`
+	Timeout      *int64  `json:"timeout,omitempty" minimum:"0" maximum:"604800" doc:"limit of a job in seconds; 0 is the server's default"`
 }
 
 func (s *server) registerRepos(api huma.API) {
@@ -77,6 +79,7 @@ func (s *server) changeRepo(ctx context.Context, in *struct {
 	return s.Flow.ChangeRepo(ctx, in.repo(), func(repo *ci.Repo) {
 		set(&repo.Trusted, change.Trusted)
 		set(&repo.Private, change.Private)
+		set(&repo.PublicImages, change.PublicImages)
 		set(&repo.Config, change.Config)
 		if change.Timeout != nil {
 			repo.Timeout = time.Duration(*change.Timeout) * time.Second

@@ -16,6 +16,8 @@ type Repo struct {
 	// Branch is the default branch.
 	Branch  string `json:"branch"`
 	Private bool   `json:"private"`
+	// PublicImages lets everybody pull its images, without a token.
+	PublicImages bool `json:"public_images"`
 	// Trusted allows privileged steps and host mounts.
 	Trusted bool `json:"trusted"`
 	// Config is the path of the pipeline file; empty means to look for the dialects' usual names.

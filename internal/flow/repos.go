@@ -27,7 +27,9 @@ type NewRepo struct {
 	Token    string
 	Trusted  bool
 	Private  bool
-	Config   string
+	// PublicImages lets everybody pull the repo's images.
+	PublicImages bool
+	Config       string
 }
 
 // OwnForge is the [ci.Repo.Forge] of repos on Slipway's own git endpoint.
@@ -55,7 +57,7 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	}
 	repo := ci.Repo{
 		Name: wish.Name, Forge: wish.Forge, ForgeURL: strings.TrimSuffix(wish.ForgeURL, "/"), Branch: "main",
-		Trusted: wish.Trusted, Private: wish.Private, Config: wish.Config, Created: f.Now(),
+		Trusted: wish.Trusted, Private: wish.Private, PublicImages: wish.PublicImages, Config: wish.Config, Created: f.Now(),
 	}
 	if wish.Forge != OwnForge && (wish.ForgeURL == "" || wish.Token == "") {
 		return ci.Repo{}, fault.New(fault.Invalid, "a repo on %s needs the forge's URL and a token", wish.Forge)
@@ -78,6 +80,7 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 		repo.Timeout = earlier.Timeout
 		repo.Trusted = repo.Trusted || earlier.Trusted
 		repo.Private = repo.Private || earlier.Private
+		repo.PublicImages = repo.PublicImages || earlier.PublicImages
 		if repo.Config == "" {
 			repo.Config = earlier.Config
 		}

@@ -10,6 +10,7 @@ package layout
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -127,7 +128,7 @@ func (c *checked) Read(p []byte) (int, error) {
 	n, err := c.from.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
 	_, _ = c.verifier.Write(p[:n]) // a hash takes everything
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 		if c.left > 0 {
 			err = fmt.Errorf("%s has %d bytes less than its descriptor says", c.want, c.left)

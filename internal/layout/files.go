@@ -109,7 +109,7 @@ func OpenTar(from io.ReaderAt, size int64) (*TarFile, error) {
 	r := tar.NewReader(at)
 	for n := 0; ; n++ {
 		header, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return t, nil
 		}
 		if err != nil {

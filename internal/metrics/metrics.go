@@ -5,7 +5,6 @@
 package metrics
 
 import (
-	"bufio"
 	"io"
 	"strconv"
 	"strings"
@@ -52,7 +51,7 @@ var (
 
 // Write writes the families that have samples.
 func Write(w io.Writer, families []Family) error {
-	b := bufio.NewWriter(w)
+	var b strings.Builder
 	for _, f := range families {
 		if len(f.Samples) == 0 {
 			continue
@@ -74,5 +73,6 @@ func Write(w io.Writer, families []Family) error {
 			b.WriteString(" " + strconv.FormatFloat(s.Value, 'g', -1, 64) + "\n")
 		}
 	}
-	return b.Flush()
+	_, err := io.WriteString(w, b.String())
+	return err
 }

@@ -12,16 +12,18 @@ func (db *DB) PutRepo(ctx context.Context, repo *ci.Repo) error {
 	return db.tx(ctx, func(t *tx) error {
 		return t.get(ctx, `
 			INSERT INTO repos (name, forge, forge_url, clone_url, link, branch, private, trusted, config, timeout,
-				created, forge_token, webhook_secret)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+				created, forge_token, webhook_secret, public_images)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (name) DO UPDATE SET forge = excluded.forge, forge_url = excluded.forge_url,
 				clone_url = excluded.clone_url, link = excluded.link, branch = excluded.branch,
 				private = excluded.private, trusted = excluded.trusted, config = excluded.config,
-				timeout = excluded.timeout, forge_token = excluded.forge_token, webhook_secret = excluded.webhook_secret
+				timeout = excluded.timeout, forge_token = excluded.forge_token, webhook_secret = excluded.webhook_secret,
+				public_images = excluded.public_images
 			RETURNING id, created`,
 			[]any{
 				repo.Name, repo.Forge, repo.ForgeURL, repo.CloneURL, repo.Link, repo.Branch, repo.Private, repo.Trusted,
 				repo.Config, int64(repo.Timeout), instant(repo.Created), blob(repo.ForgeToken), blob(repo.WebhookSecret),
+				repo.PublicImages,
 			},
 			&repo.ID, (*instant)(&repo.Created))
 	})
@@ -29,14 +31,14 @@ func (db *DB) PutRepo(ctx context.Context, repo *ci.Repo) error {
 
 const selectRepo = `
 	SELECT id, name, forge, forge_url, clone_url, link, branch, private, trusted, config, timeout, created, forge_token,
-		webhook_secret
+		webhook_secret, public_images
 	FROM repos `
 
 func scanRepo(row scanner) (repo ci.Repo, err error) {
 	var timeout int64
 	err = row.Scan(&repo.ID, &repo.Name, &repo.Forge, &repo.ForgeURL, &repo.CloneURL, &repo.Link, &repo.Branch,
 		&repo.Private, &repo.Trusted, &repo.Config, &timeout, (*instant)(&repo.Created), &repo.ForgeToken,
-		&repo.WebhookSecret)
+		&repo.WebhookSecret, &repo.PublicImages)
 	repo.Timeout = time.Duration(timeout)
 	return repo, err
 }

@@ -14,7 +14,7 @@ func testPutRepo(t *testing.T, s store.Store) {
 
 	repo := ci.Repo{
 		Name: "acme/api", Forge: "gitea", ForgeURL: "https://git.example.com", CloneURL: "https://git.example.com/acme/api.git",
-		Link: "https://git.example.com/acme/api", Branch: "main", Private: true, Trusted: true, Config: ".ci/a.yml",
+		Link: "https://git.example.com/acme/api", Branch: "main", Private: true, PublicImages: true, Trusted: true, Config: ".ci/a.yml",
 		Timeout: 90*time.Minute + time.Nanosecond, Created: noon, ForgeToken: []byte{0, 1, 255}, WebhookSecret: []byte("sealed"),
 	}
 	check(t, s.PutRepo(t.Context(), &repo))
