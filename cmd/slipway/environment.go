@@ -136,7 +136,7 @@ A command that begins with OWNER/NAME asks the server of that repo's environment
 or with nothing, reads what runs where from a cluster, and needs no server.`,
 	}
 	cmd.AddCommand(newEnvListCommand(c), newEnvShowCommand(c), newEnvHistoryCommand(), newEnvDiffCommand(), newEnvDriftCommand(), newEnvUnlockCommand(),
-		newEnvImportCommand())
+		newEnvImportCommand(c))
 	cmd.AddCommand(newEnvServerCommands(c)...)
 	return cmd
 }

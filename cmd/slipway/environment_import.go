@@ -16,8 +16,7 @@ import (
 )
 
 // newEnvImportCommand returns `slipway env import`.
-func newEnvImportCommand() *cobra.Command {
-	var at connection
+func newEnvImportCommand(at *connection) *cobra.Command {
 	var kubeconfig, context, namespace string
 	cmd := &cobra.Command{
 		Use:   "import",
@@ -67,7 +66,6 @@ Exit codes: 4 if a release belongs to a repo that the server does not serve; all
 			return nil
 		},
 	}
-	at.register(cmd.Flags())
 	registerCluster(cmd, &kubeconfig, &context)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace (default: all)")
 	return cmd

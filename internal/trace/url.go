@@ -57,8 +57,8 @@ func best(routes []route) route {
 
 // routes returns all rules that an address fits.
 func (t Tracer) routes(ctx context.Context, host, path string) ([]route, error) {
-	ingresses, err := t.Client.Core.NetworkingV1().Ingresses("").List(ctx, metav1.ListOptions{})
-	if err != nil {
+	var ingresses networkingv1.IngressList
+	if err := t.Client.Objects.List(ctx, &ingresses); err != nil {
 		return nil, err
 	}
 	var routes []route

@@ -1,7 +1,7 @@
 package web
 
 import (
-	"context"
+	"cmp"
 	"fmt"
 	"math"
 	"net/http"
@@ -15,11 +15,18 @@ import (
 	"slipway/internal/store"
 )
 
-// deployed is one environment, as its releases tell.
+// deployed is one environment, as its releases and its rules tell.
 type deployed struct {
 	Repo, Environment, Namespace string
-	// Serves is the newest good release, Latest the newest of all. One of them may be nil, but not both.
+	// Serves is the newest good release, Latest the newest of all; nil if there is none.
 	Serves, Latest *ci.Release
+	// Rules are those of the environment, or nil; Pattern is true if they are those of a pattern, and Review is then the
+	// review environment, if it was not torn down.
+	Rules   *ci.Environment
+	Pattern bool
+	Review  *ci.Review
+	// Waiting are the deployments that wait at its gate, the newest first.
+	Waiting []ci.Gate
 	// Drift is how the cluster differs from what serves; nil if it is not watched.
 	Drift *ci.Drift
 }
@@ -28,13 +35,21 @@ type deployed struct {
 func (d deployed) Link() string { return environmentLink(d.Repo, d.Namespace, d.Environment) }
 
 // Status is how the newest release ended.
-func (d deployed) Status() ci.Status { return d.Latest.Status }
+func (d deployed) Status() ci.Status {
+	switch {
+	case d.Latest == nil:
+		return ci.Waiting
+	case d.Gone():
+		return ci.Skipped
+	}
+	return d.Latest.Status
+}
 
 // Locked reports whether the newest release could neither be rolled out nor taken back.
-func (d deployed) Locked() bool { return rollbackFailed(*d.Latest) }
+func (d deployed) Locked() bool { return d.Latest != nil && rollbackFailed(*d.Latest) }
 
 // Failed reports whether what was brought last does not serve.
-func (d deployed) Failed() bool { return d.Latest.Status.Failed() }
+func (d deployed) Failed() bool { return d.Latest != nil && d.Latest.Status.Failed() }
 
 // Offers reports whether it makes sense to bring the environment back to a release: a good one, and not the one that
 // serves, unless another one failed since and was not taken back, or the cluster has come to differ from it.
@@ -46,6 +61,10 @@ func (d deployed) Offers(r ci.Release) bool {
 // Standing says in one sentence how the environment is.
 func (d deployed) Standing() string {
 	switch {
+	case d.Latest == nil:
+		return "Nothing was deployed yet."
+	case d.Gone():
+		return "It was torn down."
 	case d.Locked():
 		return fmt.Sprintf("Locked: release %d failed, and going back failed as well. Somebody has to look.", d.Latest.Number)
 	case d.Serves == nil:
@@ -77,8 +96,11 @@ func rollbackFailed(r ci.Release) bool {
 	return r.Status.Failed() && strings.Contains(r.Message, "ROLLBACK FAILED")
 }
 
+// anyNamespace stands in addresses for the namespace of an environment that has none yet.
+const anyNamespace = "-"
+
 func environmentLink(repo, namespace, environment string) string {
-	return fmt.Sprintf("/%s/environments/%s/%s", repo, url.PathEscape(namespace), (&url.URL{Path: environment}).EscapedPath())
+	return fmt.Sprintf("/%s/environments/%s/%s", repo, url.PathEscape(cmp.Or(namespace, anyNamespace)), (&url.URL{Path: environment}).EscapedPath())
 }
 
 func releaseLink(r ci.Release) string { return fmt.Sprintf("/%s/releases/%d", r.Repo, r.ID) }
@@ -124,16 +146,12 @@ func (p *pages) environments(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	newest, err := p.Store.NewestReleases(r.Context(), 1)
-	if err != nil {
-		return err
-	}
-	all, err := p.withDrift(r.Context(), "", group(newest))
+	all, err := p.places(r.Context(), "")
 	if err != nil {
 		return err
 	}
 	of := map[string][]deployed{}
-	for _, d := range all {
+	for _, d := range standing(all) {
 		of[d.Repo] = append(of[d.Repo], d)
 	}
 	view := environmentsView{Stranger: who.Name == ""}
@@ -145,22 +163,15 @@ func (p *pages) environments(w http.ResponseWriter, r *http.Request) error {
 	return p.render(w, r, http.StatusOK, "environments", "Environments", "", view)
 }
 
-// environmentsOf returns the environments of a repo, the one that was deployed to last first.
-func (p *pages) environmentsOf(ctx context.Context, repo string) ([]deployed, error) {
-	newest, err := p.Store.NewestReleases(ctx, 1)
-	if err != nil {
-		return nil, err
-	}
-	return p.withDrift(ctx, repo, group(slices.DeleteFunc(newest, func(r ci.Release) bool { return r.Repo != repo })))
-}
-
 // environmentView is the page of an environment.
 type environmentView struct {
 	deployed
 	// Objects are the names of what the release that serves brought; nil if they are not known.
 	Objects []string
 	History []ci.Release
-	Picture *timeline
+	// FrozenNow says why and until when nothing is deployed; empty if something may be.
+	FrozenNow string
+	Picture   *timeline
 	// Manages is true if the viewer may roll back; Stranger, if a login might help.
 	Manages, Stranger bool
 	// Older is the address of the next page, Newer that of the first one on all others; or empty.
@@ -179,11 +190,10 @@ func (p *pages) environment(w http.ResponseWriter, r *http.Request) error {
 	filter := store.ReleaseFilter{
 		Repo: repo.Name, Environment: r.PathValue("environment"), Namespace: r.PathValue("namespace"), Before: before(r), Limit: listed + 1,
 	}
-	history, err := p.Store.ListReleases(r.Context(), filter)
-	if err != nil {
-		return err
+	if filter.Namespace == anyNamespace {
+		filter.Namespace = ""
 	}
-	here, err := p.environmentsOf(r.Context(), repo.Name)
+	here, err := p.places(r.Context(), repo.Name)
 	if err != nil {
 		return err
 	}
@@ -193,7 +203,13 @@ func (p *pages) environment(w http.ResponseWriter, r *http.Request) error {
 	if i < 0 {
 		return fault.New(fault.NotFound, "nothing of %s was deployed to an environment %q of a namespace %q yet", repo.Name, filter.Environment, filter.Namespace)
 	}
-	view := environmentView{deployed: here[i], History: history, Manages: who.Manages(repo.Name), Stranger: who.Name == ""}
+	var history []ci.Release
+	if filter.Namespace != "" {
+		if history, err = p.Store.ListReleases(r.Context(), filter); err != nil {
+			return err
+		}
+	}
+	view := environmentView{deployed: here[i], FrozenNow: here[i].Frozen(p.Flow.Now()), History: history, Manages: who.Manages(repo.Name), Stranger: who.Name == ""}
 	if len(history) > listed {
 		view.History = history[:listed]
 		view.Older = fmt.Sprintf("%s?before=%d", view.Link(), view.History[listed-1].ID)

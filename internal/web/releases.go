@@ -71,7 +71,7 @@ func (p *pages) release(w http.ResponseWriter, r *http.Request) error {
 		}
 		view.Run = err == nil
 	}
-	here, err := p.environmentsOf(r.Context(), repo.Name)
+	here, err := p.places(r.Context(), repo.Name)
 	if err != nil {
 		return err
 	}

@@ -62,9 +62,11 @@ func (p *pages) repo(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if before(r) == 0 {
-		if view.Environments, err = p.environmentsOf(r.Context(), repo.Name); err != nil {
+		all, err := p.places(r.Context(), repo.Name)
+		if err != nil {
 			return err
 		}
+		view.Environments = standing(all)
 	}
 	return p.render(w, r, http.StatusOK, "repo", repo.Name, liveOf(r, "/"+repo.Name+"/live"), view)
 }
