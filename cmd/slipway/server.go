@@ -50,6 +50,7 @@ type serverOptions struct {
 	noRunner bool
 	timeout  time.Duration
 	grace    time.Duration
+	storage  string
 	mirror   mirrorOptions
 	runner   runnerOptions
 }
@@ -75,6 +76,7 @@ The first start makes an admin's token and writes it to the file admin-token in 
 	flags.BoolVar(&opts.noRunner, "no-runner", false, "start no runner beside the server")
 	flags.DurationVar(&opts.timeout, "timeout", time.Hour, "limit of a job whose repo sets none")
 	flags.DurationVar(&opts.grace, "registry-grace", 24*time.Hour, "how long the registry keeps what nobody needs any more, and what was deleted")
+	flags.StringVar(&opts.storage, "registry-storage", "", "bucket of the registry's blobs, s3://BUCKET/PREFIX?endpoint=https://HOST&region=REGION (default: the data folder)")
 	opts.mirror.addFlags(flags)
 	opts.runner.addEngineFlags(flags)
 	return cmd
@@ -176,8 +178,12 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return err
 	}
 	defer mirror.Client.Close()
+	objects, err := openStorage(ctx, opts.storage, opts.data)
+	if err != nil {
+		return err
+	}
 	images, err := registry.New(registry.Options{
-		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: derive(tokenKey, "registry"),
+		Dir: filepath.Join(opts.data, "registry"), S3: objects, Store: db, Authority: access, Key: derive(tokenKey, "registry"),
 		Hosts: []string{root.Host, listener.Addr().String()}, Mirror: mirror, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
 	})
 	if err != nil {
@@ -235,6 +241,26 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	})
 	log.Info("slipway server", "version", version.Version(), "url", root.String(), "data", opts.data)
 	return group.Wait()
+}
+
+// openStorage opens the bucket of the registry's blobs, if they are to be in one.
+func openStorage(ctx context.Context, address, data string) (*registry.S3, error) {
+	dir := filepath.Join(data, "registry")
+	if address == "" {
+		if _, err := os.Stat(filepath.Join(dir, "storage-id")); err == nil {
+			return nil, fault.New(fault.Invalid, "the blobs of %s are in a bucket; give it by --registry-storage", dir)
+		}
+		return nil, nil
+	}
+	if blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "sha*", "*", "*")); err == nil && len(blobs) > 0 {
+		return nil, fault.New(fault.Invalid, "%s has blobs, and they do not move by themselves: copy the files blobs/ALGORITHM/XX/HEX to PREFIX/blobs/ALGORITHM/HEX, "+
+			"remove the folder, and start again", dir)
+	}
+	objects, err := registry.OpenS3(ctx, address, dir)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "--registry-storage: %w", err)
+	}
+	return objects, nil
 }
 
 // announce makes runs of what was pushed, and tells the pusher of them.

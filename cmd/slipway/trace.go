@@ -201,7 +201,7 @@ func (t *tracing) environmentAt(ctx context.Context, address *url.URL) (trails [
 			at[r.Name] = r.URL
 		}
 		for name, root := range at {
-			if !within(root, address) {
+			if !serves(root, address) {
 				continue
 			}
 			releases, err := t.server.Releases(ctx, repo.Name, api.ReleaseListing{Environment: name, Limit: 100})
@@ -214,8 +214,8 @@ func (t *tracing) environmentAt(ctx context.Context, address *url.URL) (trails [
 	return trails, nil
 }
 
-// within reports whether an address is at or below a root.
-func within(root string, address *url.URL) bool {
+// serves reports whether an address is at or below a root.
+func serves(root string, address *url.URL) bool {
 	u, err := url.Parse(root)
 	if err != nil || u.Host == "" || !strings.EqualFold(u.Hostname(), address.Hostname()) {
 		return false

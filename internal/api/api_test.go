@@ -113,6 +113,28 @@ func TestAccess(t *testing.T) {
 		}, codes("y33331")},
 		{"list-drift", func(c *client.Client) error { _, err := c.Drifts(t.Context(), "ada/engine"); return err }, codes("yy4444")},
 		{"list-drift of all", func(c *client.Client) error { _, err := c.Drifts(t.Context(), ""); return err }, codes("yyyyyy")},
+		{"list-environments", func(c *client.Client) error { _, err := c.Environments(t.Context(), "ada/engine"); return err }, codes("yy4444")},
+		{"list-reviews", func(c *client.Client) error { _, err := c.Reviews(t.Context(), "ada/open"); return err }, codes("yyyyyy")},
+		{"list-gates", func(c *client.Client) error { _, err := c.Gates(t.Context(), "ada/engine", 1, false); return err }, codes("yy4444")},
+		{"vote-run", func(c *client.Client) error {
+			_, err := c.Vote(t.Context(), "ada/engine", 1, api.Ballot{Choice: ci.Approve})
+			return unless(err, fault.Conflict)
+		}, codes("yy4444")},
+		{"promote-run", func(c *client.Client) error {
+			_, err := c.Promote(t.Context(), "ada/engine", 1, api.Promotion{Target: "x"})
+			return unless(err, fault.Conflict)
+		}, codes("yy4444")},
+		{"rollback-environment", func(c *client.Client) error {
+			_, err := c.Rollback(t.Context(), "ada/open", "x", api.RollbackWish{})
+			return unless(err, fault.NotFound)
+		}, codes("y33331")},
+		{"teardown-environment", func(c *client.Client) error {
+			_, err := c.Teardown(t.Context(), "ada/open", "x", api.TeardownWish{})
+			return unless(err, fault.NotFound)
+		}, codes("y33331")},
+		{"delete-environment", func(c *client.Client) error {
+			return unless(c.DeleteEnvironment(t.Context(), "ada/open", "x"), fault.NotFound)
+		}, codes("y33331")},
 		{"list-tokens", func(c *client.Client) error { _, err := c.Tokens(t.Context()); return err }, codes("y33331")},
 		{"create-token", func(c *client.Client) error {
 			_, err := c.CreateToken(t.Context(), api.NewToken{Name: "x", Scopes: []string{"admin"}})
@@ -148,6 +170,14 @@ func TestAccess(t *testing.T) {
 	if _, err := wrong.Repos(t.Context()); fault.Of(err).Code != fault.Unauthorized {
 		t.Errorf("a wrong token, even for what is public: %v", err)
 	}
+}
+
+// unless returns err, but not one of that code: it comes after the question who asks.
+func unless(err error, code fault.Code) error {
+	if err != nil && fault.Of(err).Code == code {
+		return nil
+	}
+	return err
 }
 
 // codes reads one letter for each caller: y is allowed, 1 unauthorized, 3 forbidden, 4 not found.
@@ -240,7 +270,8 @@ func TestOpenAPI(t *testing.T) {
 		}
 	}
 	for _, id := range strings.Fields(`list-repos add-repo get-repo change-repo delete-repo list-all-runs list-runs get-run get-plan cancel-run
-		restart-run get-log list-secrets put-secret delete-secret list-tokens create-token delete-token`) {
+		restart-run get-log list-environments add-environment get-environment change-environment delete-environment rollback-environment
+		teardown-environment list-reviews list-gates vote-run promote-run list-secrets put-secret delete-secret list-tokens create-token delete-token`) {
 		if !found[id] {
 			t.Errorf("the document lacks %s", id)
 		}

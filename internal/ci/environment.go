@@ -211,6 +211,22 @@ func (e Environment) Check() error {
 			return err
 		}
 	}
+	p := e.Policy
+	if p.Lossless != nil {
+		if err := p.Lossless.Check(); err != nil {
+			return fmt.Errorf("policy: %w", err)
+		}
+	}
+	if p.Probe != nil {
+		if err := p.Probe.Check(); err != nil {
+			return fmt.Errorf("policy: %w", err)
+		}
+	}
+	if p.Strategy != nil {
+		if err := p.Strategy.Validate(); err != nil {
+			return fmt.Errorf("policy: %w", err)
+		}
+	}
 	return nil
 }
 

@@ -54,6 +54,8 @@ type Field struct {
 	// Lines are the lines that differ, each beginning with - or +, if the value is a text of several lines. Old and New are
 	// empty then.
 	Lines []string `json:"lines,omitempty"`
+	// Reason says why Slipway added the field; it is empty for what the manifest says.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Summary says in a few words what would happen: "1 to create, 2 to change". Objects that stay do not count.

@@ -77,7 +77,7 @@ steps:
   settings: {manifests: [app.yaml], environment: "review/${DRONE_BRANCH}", timeout: 120}
   when: {branch: {exclude: [main]}, event: [push]}
 `,
-			"app.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\ndata: {value: " + text + "}\n",
+			"app.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\ndata: {value: " + text + ", host: \"${SLIPWAY_HOST}\"}\n",
 		}
 	}
 	waits := func(number int64) {
@@ -125,6 +125,9 @@ steps:
 		s.wantRun(s.done("ada/engine", int64(3+i)), ci.Success, "")
 		if got := value(review, "app"); got != text {
 			t.Errorf("in the review environment is %q, want %q", got, text)
+		}
+		if got := c.Kubectl("get", "configmap", "app", "-n", review, "-o", "jsonpath={.data.host}"); got != ci.BranchSlug("feature/x")+".example.com" {
+			t.Errorf("its host is %q", got)
 		}
 	}
 	if out := s.mustCLI(bob, "env", "list", "ada/engine"); !strings.Contains(out, "review/feature/x") || !strings.Contains(out, review) || !strings.Contains(out, "https://feature-x-") {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -156,7 +157,7 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 	if kubeconfig == "" && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return rollout.Step{}, fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
 	}
-	if d.Policy.Probe != nil && s.w.a.Fork {
+	if permit.Policy.Probe != nil && s.w.a.Fork && d.Action == plan.ActionDeploy {
 		return rollout.Step{}, fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
 	}
 	checkout, err := s.openCheckout()
@@ -186,7 +187,8 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 // fillIn sets what is filled into the manifests of a deployment.
 func (s *stepRun) fillIn(step *rollout.Step) error {
 	d := s.step.Deploy
-	step.Variables = s.resolveMap(d.Variables)
+	step.Variables = placeVariables(s.permitted)
+	maps.Copy(step.Variables, s.resolveMap(d.Variables))
 	step.Charts.Release, step.Charts.Values = d.ReleaseName, d.Values
 	step.Charts.Set, step.Charts.SetText = s.resolveMap(d.Set), s.resolveMap(d.SetString)
 	for _, values := range []map[string]plan.Value{d.Variables, d.Set, d.SetString} {

@@ -49,6 +49,19 @@ func (s *stepRun) permit() (protocol.Permit, error) {
 	}
 }
 
+// placeVariables are what manifests may say of where they are deployed to, if the environment has rules that know.
+func placeVariables(permit protocol.Permit) map[string]string {
+	variables := map[string]string{}
+	for name, value := range map[string]string{
+		"SLIPWAY_NAMESPACE": permit.Namespace, "SLIPWAY_URL": permit.URL, "SLIPWAY_HOST": hostOf(permit.URL),
+	} {
+		if value != "" {
+			variables[name] = value
+		}
+	}
+	return variables
+}
+
 // limit is the time limit of a job, which stands still while a step of the job waits for people.
 type limit struct {
 	mu       sync.Mutex
