@@ -143,6 +143,7 @@ type contender struct {
 
 	times samples
 	sum   lost
+	under time.Duration // the load
 }
 
 func byKubectl(ctx context.Context, c *contender, manifest string) error {
@@ -191,6 +192,7 @@ func (c *contender) turns(ctx context.Context, n int) (probe.Result, error) {
 	}
 	load := probe.Start(ctx, probe.Options{URL: url, Rate: requestsPerSecond})
 	defer load.Stop()
+	loaded := time.Now()
 	for range n {
 		began := time.Now()
 		if err := c.roll(ctx, c, strings.ReplaceAll(c.manifest, "VERSION\"", fmt.Sprintf("v%d\"", len(c.times)))); err != nil {
@@ -212,6 +214,7 @@ func (c *contender) turns(ctx context.Context, n int) (probe.Result, error) {
 	time.Sleep(tail)
 	result := load.Stop()
 	c.sum.add(result)
+	c.under += time.Since(loaded)
 	return result, nil
 }
 
@@ -288,7 +291,8 @@ func measureServer(ctx context.Context, b *bench, s *site, onTerm, what string) 
 	})
 	for _, c := range both {
 		b.table.keep(fmt.Sprintf("%s, by %s, apply to done", what, c.name), c.times)
-		b.table.note("%s, by %s: of the requests on kept connections %d were sent again, because the connection was closed.", what, c.name, c.sum.repeated.Sent)
+		b.table.note("%s, by %s: %.0f requests/s; of those on kept connections %d were sent again, because the connection was closed.",
+			what, c.name, float64(c.sum.all.Sent)/c.under.Seconds(), c.sum.repeated.Sent)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ type Difference struct {
 	// Object is kind/name, Namespace where it is if that is not the environment's.
 	Object    string `json:"object"`
 	Namespace string `json:"namespace,omitempty"`
-	// Action is one word: create, change, replace, delete, keep, refuse.
+	// Action is create, change, replace, delete, keep, refuse, or of a hook run before or run after.
 	Action string `json:"action"`
 	// Fields are those that change.
 	Fields []Field `json:"fields,omitempty"`
@@ -54,6 +54,8 @@ type Field struct {
 	// Lines are the lines that differ, each beginning with - or +, if the value is a text of several lines. Old and New are
 	// empty then.
 	Lines []string `json:"lines,omitempty"`
+	// Reason says why Slipway added the field; it is empty for what the manifest says.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Summary says in a few words what would happen: "1 to create, 2 to change". Objects that stay do not count.
@@ -66,7 +68,7 @@ func (p Preview) Summary() string {
 		counts[d.Action]++
 	}
 	var parts []string
-	for _, action := range []string{"create", "change", "replace", "delete", "keep", "refuse"} {
+	for _, action := range []string{"run before", "create", "change", "replace", "delete", "keep", "run after", "refuse"} {
 		if n := counts[action]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d to %s", n, action))
 		}

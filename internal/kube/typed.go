@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"errors"
 	"net/http"
 
 	"k8s.io/client-go/discovery"
@@ -29,33 +30,19 @@ type Typed struct {
 	server        *discovery.DiscoveryClient
 }
 
-func newTyped(config *rest.Config, client *http.Client) (t *Typed, err error) {
-	t = &Typed{}
-	for _, make := range []func() error{
-		func() (err error) { t.apps, err = appsv1.NewForConfigAndClient(config, client); return err },
-		func() (err error) {
-			t.authorization, err = authorizationv1.NewForConfigAndClient(config, client)
-			return err
-		},
-		func() (err error) { t.batch, err = batchv1.NewForConfigAndClient(config, client); return err },
-		func() (err error) {
-			t.coordination, err = coordinationv1.NewForConfigAndClient(config, client)
-			return err
-		},
-		func() (err error) { t.core, err = corev1.NewForConfigAndClient(config, client); return err },
-		func() (err error) { t.discovery, err = discoveryv1.NewForConfigAndClient(config, client); return err },
-		func() (err error) { t.networking, err = networkingv1.NewForConfigAndClient(config, client); return err },
-		func() (err error) { t.policy, err = policyv1.NewForConfigAndClient(config, client); return err },
-		func() (err error) {
-			t.server, err = discovery.NewDiscoveryClientForConfigAndClient(config, client)
-			return err
-		},
-	} {
-		if err := make(); err != nil {
-			return nil, err
-		}
-	}
-	return t, nil
+func newTyped(config *rest.Config, client *http.Client) (*Typed, error) {
+	var t Typed
+	var errs [9]error
+	t.apps, errs[0] = appsv1.NewForConfigAndClient(config, client)
+	t.authorization, errs[1] = authorizationv1.NewForConfigAndClient(config, client)
+	t.batch, errs[2] = batchv1.NewForConfigAndClient(config, client)
+	t.coordination, errs[3] = coordinationv1.NewForConfigAndClient(config, client)
+	t.core, errs[4] = corev1.NewForConfigAndClient(config, client)
+	t.discovery, errs[5] = discoveryv1.NewForConfigAndClient(config, client)
+	t.networking, errs[6] = networkingv1.NewForConfigAndClient(config, client)
+	t.policy, errs[7] = policyv1.NewForConfigAndClient(config, client)
+	t.server, errs[8] = discovery.NewDiscoveryClientForConfigAndClient(config, client)
+	return &t, errors.Join(errs[:]...)
 }
 
 // AppsV1 has Deployments and what is like them.

@@ -162,6 +162,36 @@ func TestHookResumed(t *testing.T) {
 	}
 }
 
+// TestDeployedAlready repeats a step that had ended before its process could say so: nothing is done again, whether the
+// release was good or not.
+func TestDeployedAlready(t *testing.T) {
+	s := start(t)
+	by := func(run int64) func(*rollout.Step) {
+		return func(step *rollout.Step) { step.Release = ci.Release{Repo: "ada/engine", Run: run, Step: "deploy"} }
+	}
+	good := migration("before", "v1", "succeed") + "---" + config("settings", "v1")
+	first, _ := s.must(good, by(7))
+	uid := s.Kubectl("get", "job", "migrate-before", "-o", "jsonpath={.metadata.uid}")
+	again, out := s.must(good, by(7))
+	if again.Release == nil || again.Release.Number != 1 || again.Release.Status != ci.Success || !again.Release.Finished.Equal(first.Release.Finished) {
+		t.Errorf("the release is %+v", again.Release)
+	}
+	wantOrder(t, out, "release 1 was deployed by this step already, before it was begun again: success")
+	if got := s.Kubectl("get", "job", "migrate-before", "-o", "jsonpath={.metadata.uid}"); got != uid {
+		t.Error("the hook ran again")
+	}
+	bad := migration("before", "v2", "crash") + "---" + config("settings", "v2")
+	for range 2 {
+		s.fails(bad, fault.Failed, []string{"job/migrate-before: failed", "ROLLED BACK: release 1 serves again"}, by(8))
+	}
+	if got := s.value("settings"); got != "v1" {
+		t.Errorf("settings is %q", got)
+	}
+	if next, _ := s.must(good, by(9)); next.Release.Number != 3 {
+		t.Errorf("the next release is %+v", next.Release)
+	}
+}
+
 // TestHookStuck stops a hook that cannot start, so that it is not in the way of the next release.
 func TestHookStuck(t *testing.T) {
 	s := start(t)

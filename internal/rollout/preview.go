@@ -125,7 +125,7 @@ func (d Difference) data(namespace string, mask masking) ci.Difference {
 			told.Notes = append(told.Notes, fmt.Sprintf("%d more fields change", len(d.Fields)-maxFields))
 			break
 		}
-		field := ci.Field{Path: mask.text(f.Path), Old: mask.text(f.Old), New: mask.text(f.New)}
+		field := ci.Field{Path: mask.text(f.Path), Old: mask.text(f.Old), New: mask.text(f.New), Reason: f.Reason}
 		for _, line := range f.Lines {
 			field.Lines = append(field.Lines, mask.text(line))
 		}

@@ -137,7 +137,7 @@ func (t *tail) copy(pod, container, prefix string) {
 			_ = stream.Close()
 		}
 		switch {
-		case err == nil || t.ctx.Err() != nil, errors.Is(err, errTailFull):
+		case t.ctx.Err() != nil, errors.Is(err, errTailFull), err == nil && t.ended(pod, container):
 			return
 		case apierrors.IsForbidden(err):
 			t.printer.linef("the log of %s is not shown: %s", manifest.Name(t.job), t.reader.client.Explain(err))
@@ -152,36 +152,48 @@ func (t *tail) copy(pod, container, prefix string) {
 	}
 }
 
+// ended reports whether a container has ended. An API server that stops ends logs, too.
+func (t *tail) ended(pod, container string) bool {
+	found, err := t.reader.client.Core.CoreV1().Pods(t.job.GetNamespace()).Get(t.ctx, pod, metav1.GetOptions{})
+	if err != nil {
+		return !kube.Unreachable(err)
+	}
+	for _, s := range slices.Concat(found.Status.InitContainerStatuses, found.Status.ContainerStatuses) {
+		if s.Name == container {
+			return s.State.Running == nil
+		}
+	}
+	return true
+}
+
 var errTailFull = errors.New("the log is longer than what is shown")
 
-// lines copies the lines of a log from the one with the number skip on, and returns up to which it came.
+// lines copies the lines of a log from the one with the number skip on, and returns up to which it came. A line counts when
+// it has its end.
 func (t *tail) lines(log io.Reader, prefix string, skip int) (int, error) {
 	r := bufio.NewReaderSize(log, tailLineBytes)
 	size := 0
 	for n := 0; ; n++ {
-		data, isPrefix, err := r.ReadLine()
-		text, long := string(data), isPrefix
-		for isPrefix && err == nil {
-			data, isPrefix, err = r.ReadLine()
+		data, err := r.ReadSlice('\n')
+		size += len(data)
+		text, mark := string(data), "" // the next read writes over data
+		for errors.Is(err, bufio.ErrBufferFull) {
+			mark = " …"
+			data, err = r.ReadSlice('\n')
 			size += len(data)
 		}
+		end := errors.Is(err, io.EOF)
 		switch {
-		case errors.Is(err, io.EOF):
-			return max(n, skip), nil
-		case err != nil:
+		case err != nil && !end, end && text == "":
+			if end {
+				err = nil
+			}
 			return max(n, skip), err
-		}
-		if n < skip {
-			continue
-		}
-		if size += len(text); size > tailBytes {
+		case size > tailBytes:
 			t.printer.linef("%s wrote more than %d MiB; the rest is not shown", prefix, tailBytes>>20)
 			return n, errTailFull
+		case n >= skip:
+			t.printer.prefixed(prefix, clean(strings.TrimRight(strings.ToValidUTF8(text, "\ufffd"), "\r\n"))+mark)
 		}
-		text = clean(strings.ToValidUTF8(text, "\ufffd"))
-		if long {
-			text += " …"
-		}
-		t.printer.prefixed(prefix, text)
 	}
 }

@@ -157,7 +157,7 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 	if kubeconfig == "" && !d.Kubeconfig.IsZero() { // silently deploying elsewhere would be worse than failing
 		return rollout.Step{}, fault.New(fault.Invalid, "the setting kubeconfig is empty; set its secret by: slipway secret set %s %s", s.w.a.Repo, d.Kubeconfig.Secret)
 	}
-	if d.Policy.Probe != nil && s.w.a.Fork {
+	if permit.Policy.Probe != nil && s.w.a.Fork && d.Action == plan.ActionDeploy {
 		return rollout.Step{}, fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
 	}
 	checkout, err := s.openCheckout()
@@ -178,8 +178,7 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 		Renderer: s.w.runner.opts.Renderer,
 	}
 	if err := s.fillIn(&step); err != nil {
-		checkout.Close()
-		return rollout.Step{}, err
+		return rollout.Step{}, errors.Join(err, checkout.Close())
 	}
 	return step, nil
 }

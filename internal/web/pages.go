@@ -308,6 +308,8 @@ func sign(action string) string {
 		return "−"
 	case "refuse":
 		return "✗"
+	case "run before", "run after":
+		return "▷"
 	}
 	return "="
 }

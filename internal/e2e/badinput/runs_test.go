@@ -101,6 +101,7 @@ func TestRuns(t *testing.T) {
 		{name: "cluster", pipeline: one("image: slipway/deploy, settings: {manifests: k8s, namespace: x}"), files: "k8s/a.yaml apiVersion: v1\\nkind: ConfigMap\\nmetadata: {name: x}\\n", status: "failure", says: "this runner has no cluster of its own"},
 		{name: "manifests", pipeline: one("image: slipway/deploy, settings: {manifests: k8s, namespace: x}"), status: "failure", says: "k8s: there is no such file or folder"},
 		{name: "kubeconfig", pipeline: one("image: slipway/deploy, settings: {manifests: k8s, namespace: x, kubeconfig: {from_secret: nope}}"), files: "k8s/a.yaml x: y", status: "failure", says: "the setting kubeconfig is empty; set its secret by: slipway secret set bad/kubeconfig nope"},
+		{name: "variable", pipeline: one("image: slipway/deploy, settings: {manifests: k8s, namespace: x, variables: {A: {from_secret: nope}}}"), files: "k8s/a.yaml x: y", status: "failure", says: "the secret nope, which A has the value of, is empty; set it by: slipway secret set bad/variable nope"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -66,7 +66,7 @@ func Render(ctx context.Context, r source.Request) (source.Result, error) {
 		release.Namespace = "default"
 	}
 	run := run{folder: r.Name, chart: c, upgrade: r.Charts.Upgrade}
-	if err := run.render(given, release, caps); err != nil {
+	if err := run.render(ctx, given, release, caps); err != nil {
 		return source.Result{}, err
 	}
 	return run.result, nil
@@ -130,7 +130,7 @@ func (r *run) file(name string) string {
 	return path.Join(r.folder, inside)
 }
 
-func (r *run) render(given map[string]any, release common.ReleaseOptions, caps *common.Capabilities) (err error) {
+func (r *run) render(ctx context.Context, given map[string]any, release common.ReleaseOptions, caps *common.Capabilities) (err error) {
 	defer func() { // of Helm's packages, only the engine catches its own
 		if p := recover(); p != nil {
 			err = r.fail(r.folder, "Helm cannot cope with it: %v", p)
@@ -156,7 +156,7 @@ func (r *run) render(given map[string]any, release common.ReleaseOptions, caps *
 		}
 	}
 	watched := watchedFuncs{used: map[string]bool{}}
-	output, err := engine.Engine{CustomTemplateFuncs: watched.funcs()}.Render(r.chart, top)
+	output, err := engine.Engine{CustomTemplateFuncs: watched.funcs()}.RenderWithContext(ctx, r.chart, top)
 	if err != nil {
 		return r.explain(err)
 	}

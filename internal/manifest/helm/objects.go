@@ -3,6 +3,7 @@ package helm
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -124,9 +125,11 @@ func explainYAML(data []byte, err error) error {
 const (
 	helmHook       = "helm.sh/hook"
 	helmHookWeight = "helm.sh/hook-weight"
+	helmHookDelete = "helm.sh/hook-delete-policy"
 	helmPolicy     = "helm.sh/resource-policy"
 	hook           = "slipway/hook"
 	hookWeight     = "slipway/hook-weight"
+	hookDelete     = "slipway/hook-delete"
 	prune          = "slipway/prune"
 )
 
@@ -173,8 +176,11 @@ func translate(o source.Object, upgrade bool) (notes []string, keep bool) {
 		if at[0] != at[len(at)-1] {
 			note("is a hook for before and after the rollout; it runs before")
 		}
-		if weight := annotations[helmHookWeight]; weight != "" {
-			annotations[hookWeight] = weight
+		if weight, err := strconv.Atoi(annotations[helmHookWeight]); err == nil { // any other is 0 to Helm
+			annotations[hookWeight] = strconv.Itoa(weight)
+		}
+		if strings.Contains(annotations[helmHookDelete], "hook-succeeded") {
+			annotations[hookDelete] = "succeeded"
 		}
 	}
 	for key := range annotations {

@@ -141,7 +141,7 @@ type located interface {
 func explain(file string, err error) error {
 	e := &source.Error{File: file}
 	place := func(loc ast.LocationRange) bool {
-		name := string(loc.FileName)
+		name := loc.FileName
 		if !loc.IsSet() || name == "" || strings.HasPrefix(name, "<") { // <std>, <extvar:...>
 			return false
 		}
