@@ -133,8 +133,8 @@ func TestDroneSettings(t *testing.T) {
 	values := map[string]string{
 		"heal": "true", "no_cache": "true", "pull_image": "true", "dry_run": "true", "insecure": "true", "auto_tag": "true", "build_args": "[A=b]",
 		"custom_labels": "[a=b]", "labels": "[a=b]", "images": "{a: b}", "timeout": "5m", "lossless": "check", "probe": "http://a", "set": "{a: b}",
+		"strategy": "recreate",
 	}
-	values["strategy"] = "recreate"
 	checked := 0
 	for _, image := range []string{"plugins/docker", "slipway/image", "slipway/deploy"} {
 		_, section, ok := strings.Cut(doc, "\n### "+image+"\n")
