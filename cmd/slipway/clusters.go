@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -12,8 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"slipway/internal/ci"
 	"slipway/internal/fault"
+	"slipway/internal/flow"
 	"slipway/internal/kube"
 	"slipway/internal/rollout"
 )
@@ -23,6 +22,8 @@ import (
 type clusters struct {
 	// kubeconfig is the file of the runner's own cluster, which need not be there.
 	kubeconfig string
+	// others returns those of the environments.
+	others func(context.Context) ([]flow.Cluster, error)
 
 	mu    sync.Mutex
 	known map[string]way    // by name
@@ -44,16 +45,29 @@ type answer struct {
 	err  error
 }
 
-// List returns the clusters that there are now.
-func (c *clusters) List(context.Context) ([]kube.Cluster, error) {
+// List returns the clusters that there are now: first that of the own runner.
+func (c *clusters) List(ctx context.Context) ([]kube.Cluster, error) {
+	others, err := c.others(ctx)
+	if err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []kube.Cluster
 	if made, err := fileVersion(c.kubeconfig); err != nil {
 		all = append(all, kube.Cluster{Err: fault.New(fault.Invalid, "the kubeconfig %s cannot be read: %s", c.kubeconfig, fault.Cause(err))})
 	} else if made != "" {
-		own := c.way("", made, func() (*kube.Client, error) { return kube.FromFile(c.kubeconfig, "") })
-		all = append(all, kube.Cluster{Client: own.Client, Err: own.err})
+		all = append(all, c.cluster("", made, func() (*kube.Client, error) { return kube.FromFile(c.kubeconfig, "") }))
+	} else if os.Getenv("KUBERNETES_SERVICE_HOST") != "" { // as its runner does
+		all = append(all, c.cluster("", "pod", kube.InCluster))
+	}
+	for _, o := range others {
+		one := kube.Cluster{Err: o.Err}
+		if o.Err == nil {
+			one = c.cluster(o.Name, o.Kubeconfig, func() (*kube.Client, error) { return kube.FromKubeconfig([]byte(o.Kubeconfig)) })
+		}
+		one.Name, one.Repos, one.Namespaces = o.Name, o.Repos, o.Namespaces
+		all = append(all, one)
 	}
 	for name, one := range c.known {
 		if !slices.ContainsFunc(all, func(k kube.Cluster) bool { return k.Name == name }) {
@@ -64,20 +78,19 @@ func (c *clusters) List(context.Context) ([]kube.Cluster, error) {
 	return all, nil
 }
 
-// way returns the way to a cluster. It is made anew when what it is made of has changed.
-func (c *clusters) way(name, of string, open func() (*kube.Client, error)) way {
-	if one, ok := c.known[name]; ok && one.of == of {
-		return one
-	} else if ok {
+// cluster returns a cluster with a client, which is made anew when what it is made of has changed.
+func (c *clusters) cluster(name, of string, open func() (*kube.Client, error)) kube.Cluster {
+	one, ok := c.known[name]
+	if !ok || one.of != of {
 		one.close()
+		one = way{of: of}
+		one.Client, one.err = open()
+		if c.known == nil {
+			c.known = map[string]way{}
+		}
+		c.known[name] = one
 	}
-	one := way{of: of}
-	one.Client, one.err = open()
-	if c.known == nil {
-		c.known = map[string]way{}
-	}
-	c.known[name] = one
-	return one
+	return kube.Cluster{Name: name, Client: one.Client, Err: one.err}
 }
 
 func (c way) close() {
@@ -147,7 +160,7 @@ func (c *clusters) ask(ctx context.Context, one kube.Cluster) answer {
 	asking, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	a := answer{of: one.Client, at: time.Now()}
-	a.uses, a.err = rollout.ImagesInUse(asking, one.Client, []string{one.Client.Namespace})
+	a.uses, a.err = rollout.ImagesInUse(asking, one.Client, one.Own())
 	if ctx.Err() != nil { // that is no answer
 		return a
 	}
@@ -158,20 +171,4 @@ func (c *clusters) ask(ctx context.Context, one kube.Cluster) answer {
 	}
 	c.asked[one.Name] = a
 	return a
-}
-
-// heal puts back the release that serves in an environment.
-func (c *clusters) heal(ctx context.Context, d ci.Drift) error {
-	all, err := c.List(ctx)
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(all, func(k kube.Cluster) bool { return k.Name == d.Cluster })
-	if i < 0 || all[i].Client == nil {
-		return fault.New(fault.Unavailable, "the cluster of %s is not known any more", d.Environment)
-	}
-	_, err = rollout.Rollback(ctx, rollout.Request{
-		Client: all[i].Client, Namespace: d.Namespace, Environment: d.Environment, Release: ci.Release{Repo: d.Repo, By: "slipway"},
-	}, d.Release, io.Discard)
-	return err
 }

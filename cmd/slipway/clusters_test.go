@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,14 +10,16 @@ import (
 	"testing"
 
 	"slipway/internal/cluster/clustertest"
+	"slipway/internal/flow"
 	"slipway/internal/rollout"
 )
 
 // TestClusters asks the runner's own cluster what it runs: one that is there, one that is away, and none.
 func TestClusters(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	var others []flow.Cluster
 	file := filepath.Join(t.TempDir(), "kubeconfig")
-	c := &clusters{kubeconfig: file}
+	c := &clusters{kubeconfig: file, others: func(context.Context) ([]flow.Cluster, error) { return others, nil }}
 	defer c.Close()
 	if all, err := c.List(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("without a kubeconfig there are the clusters %v, %v", all, err)
@@ -52,5 +56,24 @@ func TestClusters(t *testing.T) {
 		return u.Image == "ci.example.com/octo/app:7" && strings.HasSuffix(u.Reason, "has it in the runner's own cluster")
 	}) {
 		t.Errorf("with a cluster there is %v in use, and %q", uses, unasked)
+	}
+
+	// Another way to it, for another repo: each repo hears of the clusters that it may have environments in.
+	others = []flow.Cluster{
+		{Name: "east", Kubeconfig: string(text), Repos: []string{"octo/app"}}, {Name: "west", Err: errors.New("it is sealed"), Repos: []string{"octo/far"}},
+	}
+	if _, unasked := c.running(t.Context(), "octo/app"); unasked != "" {
+		t.Errorf("it says %q of a cluster that another repo has", unasked)
+	}
+	if _, unasked := c.running(t.Context(), "octo/far"); !strings.HasPrefix(unasked, "the cluster west cannot be asked what it runs") {
+		t.Errorf("of a cluster whose kubeconfig is lost it says %q", unasked)
+	}
+	all, err := c.List(t.Context())
+	if err != nil || len(all) != 3 || all[1].Client == nil {
+		t.Fatalf("the clusters are %+v, %v", all, err)
+	}
+	others = nil
+	if again, err := c.List(t.Context()); err != nil || len(again) != 1 || again[0].Client != all[0].Client {
+		t.Errorf("the clusters are %+v, %v", again, err)
 	}
 }

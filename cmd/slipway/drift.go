@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,27 +23,33 @@ import (
 // newEnvDriftCommand returns `slipway env drift`.
 func newEnvDriftCommand() *cobra.Command {
 	var flags placeFlags
-	var watch, heal, asJSON bool
+	var at connection
+	var watch, heal bool
 	cmd := &cobra.Command{
-		Use:   "drift ENV",
+		Use:   "drift [ENV]",
 		Short: "Say what is not in the cluster as the release that serves left it, and who changed it",
 		Long: `Say what is not in the cluster as the release that serves left it, and who changed it. What the server fills in, what
 others set beside the manifests, and the replicas that an autoscaler wants do not count, and neither do Jobs. Values of
 Secrets are not shown.
+
+Without ENV, it says what the server knows of all environments that it watches, or of those of --repo.
 
 With --heal, the release is put back as "slipway rollback" does it. With --watch, it goes on until it is interrupted, and
 says each time when something has changed; what somebody changes again and again is then not put back any more.
 
 Exit codes: 0 all is as it was left, or is again; 2 something differs; 3 the account may not do it; 4 there is no such
 environment; 5 it cannot be compared now, because it is being changed; 6 the cluster cannot be reached.`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return listDrift(cmd, &at, flags.repo)
+			}
 			place, err := flags.open(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer place.Client.Close()
-			s := &driftScreen{place: place, out: cmd.OutOrStdout(), json: asJSON}
+			s := &driftScreen{place: place, out: cmd.OutOrStdout(), json: at.json}
 			s.drift = ci.Drift{Environment: place.Environment, Namespace: place.Namespace, Repo: place.Repo, Heal: heal}
 			if watch {
 				return s.watch(cmd.Context(), cmd.ErrOrStderr())
@@ -67,8 +76,49 @@ environment; 5 it cannot be compared now, because it is being changed; 6 the clu
 	flags.register(cmd)
 	cmd.Flags().BoolVar(&watch, "watch", false, "go on, and say each time when something has changed")
 	cmd.Flags().BoolVar(&heal, "heal", false, "put back what differs")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one value for each answer")
+	cmd.Flags().BoolVar(&at.json, "json", false, "print JSON, one value for each answer")
+	at.register(cmd.Flags())
 	return cmd
+}
+
+// listDrift prints what a server knows of the environments that it watches.
+func listDrift(cmd *cobra.Command, at *connection, repo string) error {
+	server, err := at.open()
+	if err != nil {
+		return err
+	}
+	all, err := server.Drifts(cmd.Context(), repo)
+	if err != nil {
+		return err
+	}
+	if at.json {
+		err = json.NewEncoder(cmd.OutOrStdout()).Encode(all)
+	} else {
+		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "NAMESPACE\tENVIRONMENT\tREPO\tCLUSTER\tSINCE\tSTATE")
+		for _, d := range all {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Namespace, d.Environment, cmp.Or(d.Repo, "-"), cmp.Or(d.Cluster, "own"), cmp.Or(when(d.Since), "-"), driftState(d))
+		}
+		err = w.Flush()
+	}
+	if err == nil && slices.ContainsFunc(all, ci.Drift.Drifted) {
+		err = &fault.Error{Code: fault.Failed} // all is said
+	}
+	return err
+}
+
+// driftState says in few words how an environment is.
+func driftState(d ci.Drift) string {
+	state := rollout.DriftSummary(d)
+	switch {
+	case d.Unknown != "" && d.Release == 0:
+		return "unknown: " + d.Unknown
+	case d.Unknown != "":
+		state += "; not known now: " + d.Unknown
+	case d.Fight != "":
+		state += "; " + d.Fight
+	}
+	return state
 }
 
 // driftScreen shows how an environment differs.
@@ -124,6 +174,7 @@ func (s *driftScreen) watch(ctx context.Context, out io.Writer) error {
 			return
 		}
 		if err := s.heal(ctx, out); err != nil && ctx.Err() == nil {
+			s.drift = drift.Unhealed(s.drift, err)
 			fmt.Fprintln(out, "slipway:", fault.Of(err).Message) // and it is tried again
 		}
 	})

@@ -254,7 +254,8 @@ func writeRelease(w io.Writer, r ci.Release) {
 		}
 	}
 	fmt.Fprintf(w, "release %d: %s\n", r.Number, cmp.Or(string(r.Status), "under way"))
-	line("commit", r.Commit)
+	line("commit", strings.TrimSpace(r.Commit+" "+r.Title))
+	line("author", r.Author)
 	line("by", r.By)
 	if r.Run > 0 {
 		line("run", fmt.Sprintf("%s %d, step %s", r.Repo, r.Run, r.Step))

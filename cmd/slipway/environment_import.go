@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -51,7 +52,7 @@ Exit codes: 4 if a release belongs to a repo that the server does not serve; all
 				}
 				n, err := importReleases(cmd, place, server)
 				switch {
-				case fault.Of(err).Code == fault.NotFound && err != nil:
+				case err != nil && fault.Of(err).Code == fault.NotFound:
 					unknown = err
 					fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", place, fault.Of(err).Message)
 				case err != nil:
@@ -78,7 +79,7 @@ func importReleases(cmd *cobra.Command, place release.Place, server *client.Clie
 	if err != nil {
 		return 0, place.Client.Explain(err)
 	}
-	for _, head := range history {
+	for _, head := range slices.Backward(history) { // the oldest first, as they came
 		record, err := place.Find(cmd.Context(), head.Number)
 		if err != nil {
 			return 0, place.Client.Explain(err)

@@ -80,7 +80,7 @@ Exit codes: 0 all is well; 1 the input is wrong; 2 it was carried out and failed
 	root.SetVersionTemplate(version.String() + "\n")
 	root.AddCommand(
 		newServerCommand(), newRunnerCommand(), newShimCommand(), newRenderProcessCommand(),
-		newLintCommand(), newPlanCommand(), newRenderCommand(), newDiffCommand(), newDeployCommand(), newRollbackCommand(), newRolloutCommand(),
+		newLintCommand(), newPlanCommand(), newRenderCommand(), newDiffCommand(), newDeployCommand(), newRollbackCommand(), newRolloutCommand(), newTraceCommand(),
 		newClusterCommand(),
 	)
 	root.AddCommand(newClientCommands()...)

@@ -129,7 +129,7 @@ bring back that image alone. An image can be had back until the server's --regis
 }
 
 func newRegistryCheckCommand() *cobra.Command {
-	var data, database string
+	var data, database, storage string
 	var options registry.CheckOptions
 	cmd := &cobra.Command{
 		Use:   "fsck",
@@ -160,8 +160,12 @@ back. Exit code 2 says that something is left to do.`,
 				return fault.New(fault.Unavailable, "%w", err)
 			}
 			defer func() { err = errors.Join(err, db.Close()) }()
+			objects, err := openStorage(cmd.Context(), storage, data)
+			if err != nil {
+				return err
+			}
 			images, err := registry.New(registry.Options{
-				Dir: filepath.Join(data, "registry"), Store: db, Authority: access{}, Key: make([]byte, 32), // it serves nothing
+				Dir: filepath.Join(data, "registry"), S3: objects, Store: db, Authority: access{}, Key: make([]byte, 32), // it serves nothing
 			})
 			if err != nil {
 				return err
@@ -193,6 +197,7 @@ back. Exit code 2 says that something is left to do.`,
 	flags := cmd.Flags()
 	flags.StringVar(&data, "data", defaultData, "the server's data folder")
 	flags.StringVar(&database, "database", "", "the server's --database, if it has one")
+	flags.StringVar(&storage, "registry-storage", "", "the server's --registry-storage, if it has one")
 	flags.BoolVar(&options.Repair, "repair", false, "make right what can be")
 	flags.BoolVar(&options.Verify, "verify", false, "also read every blob and compute its digest")
 	return cmd

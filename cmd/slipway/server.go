@@ -50,6 +50,7 @@ type serverOptions struct {
 	noRunner bool
 	timeout  time.Duration
 	grace    time.Duration
+	storage  string
 	mirror   mirrorOptions
 	runner   runnerOptions
 }
@@ -75,6 +76,7 @@ The first start makes an admin's token and writes it to the file admin-token in 
 	flags.BoolVar(&opts.noRunner, "no-runner", false, "start no runner beside the server")
 	flags.DurationVar(&opts.timeout, "timeout", time.Hour, "limit of a job whose repo sets none")
 	flags.DurationVar(&opts.grace, "registry-grace", 24*time.Hour, "how long the registry keeps what nobody needs any more, and what was deleted")
+	flags.StringVar(&opts.storage, "registry-storage", "", "bucket of the registry's blobs, s3://BUCKET/PREFIX?endpoint=https://HOST&region=REGION (default: the data folder)")
 	opts.mirror.addFlags(flags)
 	opts.runner.addEngineFlags(flags)
 	return cmd
@@ -158,7 +160,9 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return fmt.Errorf("open the git endpoint: %w", err)
 	}
 	defer git.Close()
-	connected := &clusters{kubeconfig: opts.runner.kubeconfig}
+	connected := &clusters{kubeconfig: opts.runner.kubeconfig, others: func(ctx context.Context) ([]flow.Cluster, error) {
+		return runs.Clusters(ctx)
+	}}
 	defer connected.Close()
 	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, connected.running, func(ctx context.Context, repo string) ([]string, error) {
 		return runs.OpenBranches(ctx, repo)
@@ -174,8 +178,12 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return err
 	}
 	defer mirror.Client.Close()
+	objects, err := openStorage(ctx, opts.storage, opts.data)
+	if err != nil {
+		return err
+	}
 	images, err := registry.New(registry.Options{
-		Dir: filepath.Join(opts.data, "registry"), Store: db, Authority: access, Key: derive(tokenKey, "registry"),
+		Dir: filepath.Join(opts.data, "registry"), S3: objects, Store: db, Authority: access, Key: derive(tokenKey, "registry"),
 		Hosts: []string{root.Host, listener.Addr().String()}, Mirror: mirror, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
 	})
 	if err != nil {
@@ -200,9 +208,6 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	mux.Handle("/metrics", measure(authority, db, images, log))
 	mux.Handle("/", web.New(web.Options{
 		Flow: runs, Store: db, Logs: logs, Auth: authority, Images: cleaner, Log: log,
-		Rollback: func(ctx context.Context, to ci.Release, by string) (ci.Run, error) {
-			return runs.Rollback(ctx, to.Repo, to.Environment, to.Namespace, to.Number, by)
-		},
 	}))
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -217,7 +222,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		return nil
 	})
 	group.Go(func() error { runs.Run(ctx); return nil })
-	keeper := &drift.Keeper{Clusters: connected.List, Store: db, Heal: connected.heal, Log: log, Now: time.Now}
+	keeper := &drift.Keeper{Clusters: connected.List, Store: db, Heal: runs.Heal, Log: log, Now: time.Now}
 	group.Go(func() error { keeper.Run(ctx); return nil })
 	group.Go(func() error { tidy(ctx, cleaner, images, min(opts.grace, time.Hour), log); return nil })
 	if !opts.noRunner {
@@ -238,6 +243,26 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	})
 	log.Info("slipway server", "version", version.Version(), "url", root.String(), "data", opts.data)
 	return group.Wait()
+}
+
+// openStorage opens the bucket of the registry's blobs, if they are to be in one.
+func openStorage(ctx context.Context, address, data string) (*registry.S3, error) {
+	dir := filepath.Join(data, "registry")
+	if address == "" {
+		if _, err := os.Stat(filepath.Join(dir, "storage-id")); err == nil {
+			return nil, fault.New(fault.Invalid, "the blobs of %s are in a bucket; give it by --registry-storage", dir)
+		}
+		return nil, nil
+	}
+	if blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "sha*", "*", "*")); err == nil && len(blobs) > 0 {
+		return nil, fault.New(fault.Invalid, "%s has blobs, and they do not move by themselves: copy the files blobs/ALGORITHM/XX/HEX to PREFIX/blobs/ALGORITHM/HEX, "+
+			"remove the folder, and start again", dir)
+	}
+	objects, err := registry.OpenS3(ctx, address, dir)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "--registry-storage: %w", err)
+	}
+	return objects, nil
 }
 
 // announce makes runs of what was pushed, and tells the pusher of them.

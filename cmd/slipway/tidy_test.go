@@ -24,8 +24,11 @@ func TestFacts(t *testing.T) {
 	defer db.Close()
 	running := func(_ context.Context, repo string) ([]rollout.ImageUse, string) {
 		return []rollout.ImageUse{
-			{Image: "ci.example.com:7070/octo/app@sha256:pod", Reason: "pod a runs it"}, {Image: "mirror.example.com/octo/app/cache:v7", Reason: "pod b runs it"},
-			{Image: "octo/app/cache", Reason: "pod c runs it"}, {Image: "octo/other:1", Reason: "pod d runs it"}, {Image: "sha256:abc", Reason: "pod e runs it"},
+			{Image: "ci.example.com:7070/octo/app@sha256:pod", Reason: "pod a runs it"},
+			{Image: "mirror.example.com/octo/app/cache:v7", Reason: "pod b runs it"},
+			{Image: "octo/app/cache", Reason: "pod c runs it"},
+			{Image: "octo/other:1", Reason: "pod d runs it"},
+			{Image: "sha256:abc", Reason: "pod e runs it"},
 		}, repo + " is away"
 	}
 	f := facts{db, running, func(_ context.Context, repo string) ([]string, error) { return []string{"of " + repo}, nil }}

@@ -56,6 +56,7 @@ func Register(mux *http.ServeMux, opts Options) huma.API {
 	s.registerTokens(api)
 	s.registerImages(api)
 	s.registerReleases(api)
+	s.registerDrift(api)
 	return api
 }
 

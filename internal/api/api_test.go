@@ -133,6 +133,8 @@ func TestAccess(t *testing.T) {
 		{"delete-environment", func(c *client.Client) error {
 			return unless(c.DeleteEnvironment(t.Context(), "ada/open", "x"), fault.NotFound)
 		}, codes("y33331")},
+		{"list-drift", func(c *client.Client) error { _, err := c.Drifts(t.Context(), "ada/engine"); return err }, codes("yy4444")},
+		{"list-drift of all", func(c *client.Client) error { _, err := c.Drifts(t.Context(), ""); return err }, codes("yyyyyy")},
 		{"list-tokens", func(c *client.Client) error { _, err := c.Tokens(t.Context()); return err }, codes("y33331")},
 		{"create-token", func(c *client.Client) error {
 			_, err := c.CreateToken(t.Context(), api.NewToken{Name: "x", Scopes: []string{"admin"}})

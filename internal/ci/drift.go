@@ -1,6 +1,9 @@
 package ci
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Drift is how an environment in a cluster differs from the release that serves there.
 type Drift struct {
@@ -36,24 +39,14 @@ type DriftedObject struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
-	// Missing is true if the object is not in the cluster. Otherwise Fields differ, or Problem says what is wrong.
-	Missing bool           `json:"missing,omitempty"`
-	Fields  []DriftedField `json:"fields,omitempty"`
+	// Missing is true if the object is not in the cluster. Otherwise Fields differ, or Problem says what is wrong. The old
+	// value of a field is that in the cluster, the new one that of the release.
+	Missing bool    `json:"missing,omitempty"`
+	Fields  []Field `json:"fields,omitempty"`
 	// Problem is why the object cannot be compared or put back, in a sentence; mostly empty.
 	Problem string `json:"problem,omitempty"`
 	// By are those who set the fields that differ, the latest first, as far as the cluster knows.
 	By []Author `json:"by,omitempty"`
-}
-
-// DriftedField is a field that is not as it was deployed.
-type DriftedField struct {
-	// Path is the field as people write it: spec.template.spec.containers[web].image.
-	Path string `json:"path"`
-	// Now is the value in the cluster and Released that of the release, as one line; empty if there is none.
-	Now      string `json:"now,omitempty"`
-	Released string `json:"released,omitempty"`
-	// Lines are those that differ in a text of several lines: - is in the cluster, + in the release.
-	Lines []string `json:"lines,omitempty"`
 }
 
 // Author is who set fields of an object.
@@ -63,9 +56,28 @@ type Author struct {
 	At      time.Time `json:"at,omitzero"`
 }
 
-// Healing is that differences were put back.
+// Title names the object for people: kind/name.
+func (o DriftedObject) Title() string { return strings.ToLower(o.Kind) + "/" + o.Name }
+
+// Healing is that differences were put back, or that it was tried.
 type Healing struct {
 	At time.Time `json:"at"`
 	// Objects names what was put back: kind/name and the paths of its fields.
 	Objects []string `json:"objects"`
+	// Error says in a sentence why that did not succeed.
+	Error string `json:"error,omitempty"`
+}
+
+// Outline returns d without what only those may see who may change the repo: values may be secret that no Secret holds.
+func (d Drift) Outline() Drift {
+	objects := make([]DriftedObject, len(d.Objects))
+	for i, o := range d.Objects {
+		o.Fields, o.Problem = nil, ""
+		objects[i] = o
+	}
+	d.Objects = objects
+	if len(objects) == 0 {
+		d.Objects = nil
+	}
+	return d
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"slipway/internal/ci"
+	"slipway/internal/fault"
 	"slipway/internal/rollout"
 )
 
@@ -14,7 +15,7 @@ import (
 // because somebody else wants it otherwise.
 const (
 	healTries  = 2
-	healWindow = 10 * time.Minute
+	healWindow = 30 * time.Minute
 )
 
 // The bounds of what is kept of differences.
@@ -66,18 +67,29 @@ func Healed(d ci.Drift, now time.Time) ci.Drift {
 	return d
 }
 
+// Unhealed notes that what [Healed] noted did not succeed.
+func Unhealed(d ci.Drift, err error) ci.Drift {
+	d.Healed = slices.Clone(d.Healed)
+	d.Healed[len(d.Healed)-1].Error = fault.Of(err).Message
+	return d
+}
+
 // fight says in a sentence who changes again and again what was put back, or "" if nobody does.
 func fight(d ci.Drift) string {
 	for _, o := range d.Objects {
 		all := namesOf(o)
-		times := 0
+		times, failure := 0, ""
 		for _, h := range d.Healed {
 			if slices.ContainsFunc(h.Objects, func(name string) bool { return slices.Contains(all, name) }) {
 				times++
+				failure = h.Error
 			}
 		}
 		if times < healTries {
 			continue
+		}
+		if failure != "" {
+			return fmt.Sprintf("not tried again: %s could not be put back %d times: %s", o.Title(), times, failure)
 		}
 		who := "somebody who is not known changes it"
 		if len(o.By) > 0 {
@@ -87,7 +99,7 @@ func fight(d ci.Drift) string {
 			who = "somebody deletes it"
 		}
 		return fmt.Sprintf("not put back any more: %s was put back %d times within %s, and %s again; end that, or deploy what is right",
-			strings.ToLower(o.Kind)+"/"+o.Name, times, strings.TrimSuffix(healWindow.String(), "0s"), who)
+			o.Title(), times, strings.TrimSuffix(healWindow.String(), "0s"), who)
 	}
 	return ""
 }
@@ -102,7 +114,7 @@ func names(d ci.Drift) []string {
 
 // namesOf names what differs in an object.
 func namesOf(o ci.DriftedObject) []string {
-	name := strings.ToLower(o.Kind) + "/" + o.Name
+	name := o.Title()
 	if o.Namespace != "" {
 		name = o.Namespace + " " + name
 	}

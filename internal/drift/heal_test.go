@@ -74,7 +74,7 @@ func TestFight(t *testing.T) {
 		t.Errorf("another field is not healed: %+v", d)
 	}
 	d = Next(d, changed(number, "data.a"), now)
-	if Heals(d) || !strings.Contains(d.Fight, "configmap/settings was put back 2 times within 10m, and kubectl-edit changes it again") {
+	if Heals(d) || !strings.Contains(d.Fight, "configmap/settings was put back 2 times within 30m, and kubectl-edit changes it again") {
 		t.Errorf("the fight goes on: %+v", d)
 	}
 	if d = Next(d, changed(number, "data.a"), now.Add(time.Hour)); Heals(d) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,7 +33,7 @@ type Keeper struct {
 	Log  *slog.Logger
 	// Now is the clock.
 	Now func() time.Time
-	// Look is the time between two looks for new environments; 0 means a minute.
+	// Look is the time between two looks for new environments; 0 means 20 seconds.
 	Look time.Duration
 	Pace Pace
 }
@@ -61,7 +62,7 @@ func (k *Keeper) Run(ctx context.Context) {
 			w.end()
 		}
 	}()
-	tick := time.NewTicker(cmp.Or(k.Look, time.Minute))
+	tick := time.NewTicker(cmp.Or(k.Look, 20*time.Second))
 	defer tick.Stop()
 	for {
 		if err := k.look(ctx, all); err != nil && ctx.Err() == nil {
@@ -95,6 +96,8 @@ func (k *Keeper) look(ctx context.Context, all map[name]watched) error {
 		before[nameOf(d)] = d
 	}
 	there := map[name]bool{}
+	// A cluster may be known by several ways; the first is as good as the others.
+	seen := map[name]bool{}
 	for _, c := range clusters {
 		states, err := environments(ctx, c)
 		if err != nil { // those that are watched say so themselves
@@ -112,6 +115,11 @@ func (k *Keeper) look(ctx context.Context, all map[name]watched) error {
 		for _, s := range states[:min(len(states), maxPlaces)] {
 			d := ci.Drift{Cluster: c.Name, Namespace: s.Namespace, Environment: s.Environment, Repo: s.Repo}
 			n := nameOf(d)
+			at := name{c.Client.Host, n.namespace, n.environment, n.repo}
+			if seen[at] || c.Repos != nil && !slices.Contains(c.Repos, s.Repo) {
+				continue
+			}
+			seen[at] = true
 			there[n] = true
 			if w, ok := all[n]; ok && w.client == c.Client {
 				continue
@@ -140,18 +148,25 @@ func (k *Keeper) look(ctx context.Context, all map[name]watched) error {
 	return nil
 }
 
-// environments returns those of a cluster, or of one namespace if the account may not look at all.
-func environments(ctx context.Context, c kube.Cluster) ([]release.State, error) {
+// environments returns those of a cluster, or of the namespaces that are known if the account may not look at all.
+func environments(ctx context.Context, c kube.Cluster) (states []release.State, err error) {
 	if c.Client == nil {
 		return nil, c.Err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	states, err := release.Environments(ctx, c.Client, "")
-	if apierrors.IsForbidden(err) {
-		states, err = release.Environments(ctx, c.Client, c.Client.Namespace)
+	states, err = release.Environments(ctx, c.Client, "")
+	if !apierrors.IsForbidden(err) {
+		return states, c.Client.Explain(err)
 	}
-	return states, c.Client.Explain(err)
+	for _, namespace := range c.Own() {
+		found, err := release.Environments(ctx, c.Client, namespace)
+		if err != nil {
+			return nil, c.Client.Explain(err)
+		}
+		states = append(states, found...)
+	}
+	return states, nil
 }
 
 // watch begins to watch an environment of which d is known.
@@ -179,6 +194,9 @@ func (k *Keeper) found(ctx context.Context, before ci.Drift, report rollout.Drif
 		k.put(ctx, d, before)
 		k.Log.Info("put back what differs", "environment", d.Environment, "namespace", d.Namespace, "repo", d.Repo, "cluster", d.Cluster, "differs", names(d))
 		if err := k.Heal(ctx, d); err != nil && ctx.Err() == nil {
+			noted := d
+			d = Unhealed(d, err)
+			k.put(ctx, d, noted)
 			k.Log.Error("put back what differs", "environment", d.Environment, "namespace", d.Namespace, "repo", d.Repo, "cluster", d.Cluster, "error", err)
 		}
 		return d

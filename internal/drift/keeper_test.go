@@ -111,7 +111,7 @@ func TestKeeper(t *testing.T) {
 	}
 	edit()
 	known := await("changed", one(ci.Drift.Drifted))
-	if d := known[0]; d.Since.IsZero() || d.Heal || d.Objects[0].By[0].Manager != "mallory" || d.Objects[0].Fields[0].Now != "debug" {
+	if d := known[0]; d.Since.IsZero() || d.Heal || d.Objects[0].By[0].Manager != "mallory" || d.Objects[0].Fields[0].Old != "debug" {
 		t.Errorf("known is %+v", d)
 	}
 	// A release whose policy says that it is healed.

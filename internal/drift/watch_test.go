@@ -208,7 +208,7 @@ func TestHeal(t *testing.T) {
 	}
 	s.Kubectl("patch", "configmap", "settings", "--patch", `{"data": {"level": "debug"}}`, "--field-manager=mallory")
 	d := await("a fight", func(d ci.Drift) bool { return d.Fight != "" })
-	if !strings.Contains(d.Fight, "configmap/settings was put back 2 times within 10m, and mallory changes it again") {
+	if !strings.Contains(d.Fight, "configmap/settings was put back 2 times within 30m, and mallory changes it again") {
 		t.Errorf("it says %q", d.Fight)
 	}
 	if got := s.Kubectl("get", "configmap", "settings", "-o", "jsonpath={.data.level}"); got != "debug" {

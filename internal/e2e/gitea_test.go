@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -8,6 +10,7 @@ import (
 
 	"slipway/internal/api"
 	"slipway/internal/ci"
+	"slipway/internal/cluster/clustertest"
 	"slipway/internal/forge/gitea/giteatest"
 )
 
@@ -33,8 +36,12 @@ func testGitea(t *testing.T, engine string) {
 		t.Fatal(err)
 	}
 
+	diff := ""
+	if engine == "oci" { // whose machine has a cluster, too
+		diff = s.diffStep(t)
+	}
 	work := forge.Work(t, ada, "ada/engine")
-	good := work.Commit("Use a secret", map[string]string{".drone.yml": `
+	good := work.Commit("Use a secret", map[string]string{"k8s/app.yaml": "{apiVersion: v1, kind: ConfigMap, metadata: {name: cogs}}", ".drone.yml": `
 kind: pipeline
 type: docker
 name: test
@@ -45,7 +52,7 @@ steps:
   commands:
   - test -e .drone.yml
   - echo "the password has $${#PASSWORD} letters"
-`})
+` + diff})
 	work.Push("main")
 	run := s.awaitRun("ada/engine", 1)
 	s.wantRun(run, ci.Success, "")
@@ -65,6 +72,9 @@ steps:
 	if log := s.log(run, 1, 2); run.Event.Kind != ci.PullRequest || !strings.Contains(log, "the password has 13 letters\n") {
 		t.Errorf("the run of %s logs %q", run.Event.Kind, log)
 	}
+	if diff != "" {
+		s.awaitComment(forge, ada, 1, "`production` in `", "+ configmap/cogs: create", "[run 3](")
+	}
 
 	if engine == "oci" { // a fork is never trusted, and the engine host runs nothing else
 		if _, _, err := forge.Client(t, eve).CreateFork("ada", "engine", sdk.CreateForkOption{}); err != nil {
@@ -82,6 +92,7 @@ steps:
 			t.Errorf("the fork's run (%t) logs %q", run.Event.FromFork(), log)
 		}
 		s.awaitStatus(forge, greedy, "slipway/pull_request", sdk.StatusSuccess, "succeeded")
+		s.awaitComment(forge, ada, 2, "is not shown for a pull request of a fork")
 	}
 
 	work.Git("checkout", "-q", "main")
@@ -102,6 +113,35 @@ steps:
 		t.Errorf("the log is %q", log)
 	}
 	s.awaitStatus(forge, bad, "slipway/push", sdk.StatusFailure, `step "breaks" ended with exit code 7`)
+}
+
+// diffStep returns a step of ada/engine that says what a pull request would change in a real cluster.
+func (s *instance) diffStep(t *testing.T) string {
+	c := clustertest.Start(t)
+	kubeconfig := c.Kubectl("config", "view", "--raw", "--flatten")
+	if err := s.api.PutSecret(t.Context(), "ada/engine", "kubeconfig", api.SecretValue{Value: kubeconfig, PullRequests: true}); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`- name: diff
+  image: slipway/diff
+  when: {event: pull_request}
+  settings: {manifests: [k8s], namespace: %s, kubeconfig: {from_secret: kubeconfig}}
+`, c.Namespace)
+}
+
+// awaitComment waits until Slipway's only comment on a pull request of ada/engine has all parts.
+func (s *instance) awaitComment(forge *giteatest.Server, by giteatest.User, pull int64, parts ...string) {
+	s.Helper()
+	s.await("a comment on the pull request", func() bool {
+		comments, _, err := forge.Client(s.T, by).ListIssueComments("ada", "engine", pull, sdk.ListIssueCommentOptions{})
+		if err != nil {
+			s.Fatal(err)
+		}
+		if len(comments) > 1 {
+			s.Fatalf("there are %d comments", len(comments))
+		}
+		return len(comments) == 1 && !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(comments[0].Body, part) })
+	})
 }
 
 func openPull(t *testing.T, forge *giteatest.Server, by giteatest.User, head string) {

@@ -56,6 +56,7 @@ type Flow struct {
 	changes  changes
 	claims   claims
 	reporter *reporter
+	remarker *reporter
 }
 
 // leaseTime is how long a runner may be silent before its job is given up: long enough for a server to be updated.
@@ -73,13 +74,17 @@ func New(opts Options) *Flow {
 		opts.Inside = opts.URL
 	}
 	f := &Flow{Options: opts}
-	f.reporter = newReporter(f.report, opts.Log)
+	f.reporter = newReporter(statuses(f.report), opts.Log)
+	f.remarker = newReporter(remarks(f.comment), opts.Log)
 	return f
 }
 
-// Close waits until the statuses that are on their way to forges have arrived, or ctx is done. What has not arrived by
+// Close waits until the statuses and comments that are on their way to forges have arrived, or ctx is done. What has not arrived by
 // then is told by the next process, see [Flow.Recover].
-func (f *Flow) Close(ctx context.Context) { f.reporter.close(ctx) }
+func (f *Flow) Close(ctx context.Context) {
+	f.reporter.close(ctx)
+	f.remarker.close(ctx)
+}
 
 // Recover takes up what a server that was killed left: runs without a plan get theirs, jobs that may start become
 // pending, and forges are told again. It is called once, before anything else. Leases get time anew, because their
@@ -116,6 +121,10 @@ func (f *Flow) Recover(ctx context.Context) error {
 			if f.Now().Sub(run.Finished) < time.Hour {
 				f.reporter.put(run)
 			}
+		}
+		if remarkable(run) && !told[remarkKey(run)] && (!run.Status.Done() || f.Now().Sub(run.Finished) < time.Hour) {
+			told[remarkKey(run)] = true
+			f.remarker.put(run)
 		}
 	}
 	if len(runs) > 0 {

@@ -130,5 +130,8 @@ func (f *Flow) putPreview(ctx context.Context, run *ci.Run, job *ci.Job, e proto
 	if err := f.Store.PutPreview(ctx, p); err != nil {
 		return fmt.Errorf("store a preview: %w", err)
 	}
+	if remarkable(*run) {
+		f.remarker.put(*run)
+	}
 	return nil
 }

@@ -53,12 +53,12 @@ func describe(run ci.Run) string {
 	return text
 }
 
-// reporter tells forges of runs in the background: each commit status in a goroutine of its own, so that a forge that is
-// away holds up nobody else, and always with the newest state of the newest run. Where that was not told because the
-// server died, [Flow.Recover] tells it again.
+// reporter tells forges of runs in the background: each commit status, and each comment, in a goroutine of its own, so that
+// a forge that is away holds up nobody else, and always with the newest state of the newest run. Where that was not told
+// because the server died, [Flow.Recover] tells it again.
 type reporter struct {
-	report func(context.Context, ci.Run) error
-	log    *slog.Logger
+	telling
+	log *slog.Logger
 
 	// ctx ends with the reporter: then what is on its way is given up.
 	ctx  context.Context
@@ -70,7 +70,7 @@ type reporter struct {
 	closed  bool
 }
 
-// statusKey names a commit status: a restarted run writes over the one of the run that it repeats.
+// statusKey names a commit status, or a comment: a restarted run writes over the one of the run that it repeats.
 type statusKey struct{ repo, commit, context string }
 
 func keyOf(run ci.Run) statusKey {
@@ -84,8 +84,27 @@ type statusQueue struct {
 	wake   chan struct{} // has room for one signal that there is something newer
 }
 
-func newReporter(report func(context.Context, ci.Run) error, log *slog.Logger) *reporter {
-	r := &reporter{report: report, log: log, pending: map[statusKey]*statusQueue{}}
+// telling is what a reporter tells, and where.
+type telling struct {
+	report func(context.Context, ci.Run) error
+	// key names what is written: a commit status or a comment.
+	key func(ci.Run) statusKey
+	// same reports whether what was told of one state of a run is as true of another.
+	same func(told, run ci.Run) bool
+}
+
+// statuses are told by report, each once.
+func statuses(report func(context.Context, ci.Run) error) telling {
+	return telling{report, keyOf, func(told, run ci.Run) bool { return run.Status == told.Status && run.Number == told.Number }}
+}
+
+// remarks on pull requests are told by report, each time that there is more to say of the same run.
+func remarks(report func(context.Context, ci.Run) error) telling {
+	return telling{report, remarkKey, func(ci.Run, ci.Run) bool { return false }}
+}
+
+func newReporter(what telling, log *slog.Logger) *reporter {
+	r := &reporter{telling: what, log: log, pending: map[statusKey]*statusQueue{}}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	return r
 }
@@ -99,7 +118,7 @@ func (r *reporter) put(run ci.Run) {
 	if r.closed {
 		return
 	}
-	key := keyOf(run)
+	key := r.key(run)
 	queue, busy := r.pending[key]
 	if !busy {
 		queue = &statusQueue{wake: make(chan struct{}, 1)}
@@ -133,7 +152,7 @@ func (r *reporter) tell(key statusKey, queue *statusQueue) {
 			return
 		}
 		r.mu.Unlock()
-		if run.Status == told.Status && run.Number == told.Number {
+		if r.same(told, *run) {
 			continue
 		}
 		if err := r.insist(*run, queue); err != nil {

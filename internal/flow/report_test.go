@@ -35,7 +35,7 @@ func (s *teller) fail(err error) {
 
 func newTeller() *teller {
 	s := &teller{}
-	s.reporter = newReporter(func(ctx context.Context, run ci.Run) error {
+	s.reporter = newReporter(statuses(func(ctx context.Context, run ci.Run) error {
 		if s.hang {
 			<-ctx.Done()
 			return ctx.Err()
@@ -46,7 +46,7 @@ func newTeller() *teller {
 			s.told = append(s.told, fmt.Sprintf("%d %s", run.Number, run.Status))
 		}
 		return s.err
-	}, slog.New(slog.DiscardHandler))
+	}), slog.New(slog.DiscardHandler))
 	return s
 }
 

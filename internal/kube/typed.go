@@ -10,6 +10,7 @@ import (
 	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	discoveryv1 "k8s.io/client-go/kubernetes/typed/discovery/v1"
+	networkingv1 "k8s.io/client-go/kubernetes/typed/networking/v1"
 	policyv1 "k8s.io/client-go/kubernetes/typed/policy/v1"
 	"k8s.io/client-go/rest"
 )
@@ -23,6 +24,7 @@ type Typed struct {
 	coordination  *coordinationv1.CoordinationV1Client
 	core          *corev1.CoreV1Client
 	discovery     *discoveryv1.DiscoveryV1Client
+	networking    *networkingv1.NetworkingV1Client
 	policy        *policyv1.PolicyV1Client
 	server        *discovery.DiscoveryClient
 }
@@ -42,6 +44,7 @@ func newTyped(config *rest.Config, client *http.Client) (t *Typed, err error) {
 		},
 		func() (err error) { t.core, err = corev1.NewForConfigAndClient(config, client); return err },
 		func() (err error) { t.discovery, err = discoveryv1.NewForConfigAndClient(config, client); return err },
+		func() (err error) { t.networking, err = networkingv1.NewForConfigAndClient(config, client); return err },
 		func() (err error) { t.policy, err = policyv1.NewForConfigAndClient(config, client); return err },
 		func() (err error) {
 			t.server, err = discovery.NewDiscoveryClientForConfigAndClient(config, client)
@@ -72,6 +75,9 @@ func (t *Typed) CoreV1() corev1.CoreV1Interface { return t.core }
 
 // DiscoveryV1 has EndpointSlices.
 func (t *Typed) DiscoveryV1() discoveryv1.DiscoveryV1Interface { return t.discovery }
+
+// NetworkingV1 has Ingresses.
+func (t *Typed) NetworkingV1() networkingv1.NetworkingV1Interface { return t.networking }
 
 // PolicyV1 has PodDisruptionBudgets.
 func (t *Typed) PolicyV1() policyv1.PolicyV1Interface { return t.policy }

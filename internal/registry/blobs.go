@@ -42,7 +42,7 @@ func (h *Handler) serveBlob(w http.ResponseWriter, r *http.Request, req request,
 	if err != nil {
 		return err
 	}
-	f, err := h.disk.open(d)
+	f, _, err := h.blobs.open(r.Context(), d)
 	if errors.Is(err, fs.ErrNotExist) {
 		// A client that is told "not found" pushes again, which repairs it.
 		h.log.Error("registry: the file of a blob is missing", "repository", req.name, "digest", d.String())
@@ -58,6 +58,15 @@ func (h *Handler) serveBlob(w http.ResponseWriter, r *http.Request, req request,
 			return errNoBlob // collected at this moment
 		} else if err != nil {
 			return err
+		}
+	}
+	if direct, ok := h.blobs.(linker); ok && r.Method == http.MethodGet {
+		if address := direct.link(d); address != "" {
+			w.Header().Set("Docker-Content-Digest", d.String())
+			w.Header().Set("Cache-Control", "no-store") // the address is good for minutes only
+			w.Header().Set("Location", address)
+			w.WriteHeader(http.StatusTemporaryRedirect)
+			return nil
 		}
 	}
 	h.sendBlob(w, r, d, blob.Size, f)

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -58,7 +56,7 @@ const (
 // Check compares the database with the disk and returns what disagrees. It may run while the registry serves.
 func (h *Handler) Check(ctx context.Context, o CheckOptions) ([]Problem, error) {
 	c := &checker{Handler: h, CheckOptions: o}
-	if err := errors.Join(c.blobs(ctx), c.files(ctx), c.manifests(ctx)); err != nil {
+	if err := errors.Join(c.rows(ctx), c.files(ctx), c.manifests(ctx)); err != nil {
 		return c.found, fmt.Errorf("registry: check: %w", err)
 	}
 	return c.found, nil
@@ -70,8 +68,8 @@ type checker struct {
 	found []Problem
 }
 
-// blobs looks for the file of each row.
-func (c *checker) blobs(ctx context.Context) error {
+// rows looks for the file of each row.
+func (c *checker) rows(ctx context.Context) error {
 	for last := ""; ; {
 		blobs, err := c.store.ListBlobs(ctx, last, 500)
 		if err != nil || len(blobs) == 0 {
@@ -128,7 +126,7 @@ func (c *checker) blob(ctx context.Context, blob store.Blob) error {
 
 // look compares a blob's file with its row.
 func (c *checker) look(ctx context.Context, d digest, size int64) (ProblemKind, string, error) {
-	f, err := c.disk.open(d)
+	f, info, err := c.blobs.open(ctx, d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return LostBlob, "its file is not there", nil
 	}
@@ -136,12 +134,8 @@ func (c *checker) look(ctx context.Context, d digest, size int64) (ProblemKind, 
 		return "", "", err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", "", err
-	}
-	if info.Size() != size {
-		return DamagedBlob, fmt.Sprintf("its file has %d bytes, and should have %d", info.Size(), size), nil
+	if info.size != size {
+		return DamagedBlob, fmt.Sprintf("its file has %d bytes, and should have %d", info.size, size), nil
 	}
 	if !c.Verify {
 		return "", "", nil
@@ -174,11 +168,7 @@ func (c *checker) dropBlob(ctx context.Context, d digest, size int64) (bool, err
 	case kind == "":
 		return true, nil // a push repaired it
 	case kind == DamagedBlob:
-		aside := filepath.Join(c.disk.dir, "damaged")
-		if err := os.MkdirAll(aside, 0o700); err != nil {
-			return false, err
-		}
-		if err := os.Rename(c.disk.blobPath(d), filepath.Join(aside, d.algorithm+"-"+d.hex)); err != nil {
+		if err := c.blobs.setAside(ctx, d); err != nil {
 			return false, err
 		}
 	}
@@ -207,13 +197,13 @@ func (c *checker) dropBlob(ctx context.Context, d digest, size int64) (bool, err
 
 // files looks for the row of each file.
 func (c *checker) files(ctx context.Context) error {
-	return c.disk.walk(func(d digest, _ fs.DirEntry) error {
+	return c.blobs.walk(ctx, func(d digest) error {
 		_, err := c.store.StatBlob(ctx, d.String())
 		if errors.Is(err, store.ErrNotFound) {
 			// A push has its file before its row, and the lock meanwhile.
 			lock := c.locks.of(d)
 			lock.Lock()
-			if _, err = os.Stat(c.disk.blobPath(d)); err == nil {
+			if _, err = stat(ctx, c.blobs, d); err == nil {
 				_, err = c.store.StatBlob(ctx, d.String())
 			} else if errors.Is(err, fs.ErrNotExist) {
 				err = nil // collected meanwhile
@@ -223,7 +213,7 @@ func (c *checker) files(ctx context.Context) error {
 		if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		problem := Problem{Kind: StrayFile, Digest: d.String(), Message: "no row knows the file " + c.disk.blobPath(d)}
+		problem := Problem{Kind: StrayFile, Digest: d.String(), Message: "no row knows the file " + c.blobs.where(d)}
 		if c.Repair {
 			switch _, err := c.removeStray(ctx, d, c.now().Add(time.Hour)); {
 			case errors.Is(err, store.ErrInUse):

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,7 +110,7 @@ func (h *Handler) free(ctx context.Context, name string, then time.Time) error {
 	if err := h.store.ForgetBlob(ctx, name, then); err != nil {
 		return err
 	}
-	if err := os.Remove(h.disk.blobPath(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := h.blobs.remove(ctx, d); err != nil {
 		h.collector.strays.Store(true)
 		return err
 	}
@@ -121,7 +119,7 @@ func (h *Handler) free(ctx context.Context, name string, then time.Time) error {
 
 // sweepStrays removes files older than then that no row knows, and returns how many younger ones there are.
 func (h *Handler) sweepStrays(ctx context.Context, then time.Time, done *Collected) (young int, err error) {
-	err = h.disk.walk(func(d digest, entry fs.DirEntry) error {
+	err = h.blobs.walk(ctx, func(d digest) error {
 		if _, err := h.store.StatBlob(ctx, d.String()); !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
@@ -147,38 +145,17 @@ func (h *Handler) removeStray(ctx context.Context, d digest, then time.Time) (in
 	lock := h.locks.of(d)
 	lock.Lock()
 	defer lock.Unlock()
-	info, err := os.Stat(h.disk.blobPath(d))
+	info, err := stat(ctx, h.blobs, d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, store.ErrInUse
 	}
 	if err != nil {
 		return 0, err
 	}
-	if _, err := h.store.StatBlob(ctx, d.String()); err == nil || !info.ModTime().Before(then) {
+	if _, err := h.store.StatBlob(ctx, d.String()); err == nil || !info.modified.Before(then) {
 		return 0, store.ErrInUse
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return 0, err
 	}
-	return info.Size(), os.Remove(h.disk.blobPath(d))
-}
-
-// walk calls f for each file of a blob. A file whose name is no digest is not one, and is left alone.
-func (k *disk) walk(f func(d digest, entry fs.DirEntry) error) error {
-	return filepath.WalkDir(filepath.Join(k.dir, "blobs"), func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // taken away meanwhile
-			}
-			return err
-		}
-		if entry.IsDir() {
-			return nil
-		}
-		parts := filepath.Dir(filepath.Dir(path))
-		d, err := parseDigest(filepath.Base(parts) + ":" + entry.Name())
-		if err != nil || k.blobPath(d) != path {
-			return nil
-		}
-		return f(d, entry)
-	})
+	return info.size, h.blobs.remove(ctx, d)
 }

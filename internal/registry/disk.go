@@ -1,10 +1,12 @@
 package registry
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,7 +14,8 @@ import (
 	"time"
 )
 
-// disk keeps bytes in a folder: blobs/<algorithm>/<first two digits>/<hex>, and uploads that are not closed yet.
+// disk keeps bytes in a folder: blobs/<algorithm>/<first two digits>/<hex>, and uploads that are not closed yet. It is a
+// storage.
 //
 // It is not behind package blob: a resumable upload appends to a file over several requests, a layer goes out by
 // sendfile, and both need the file itself.
@@ -32,8 +35,63 @@ func (k *disk) blobPath(d digest) string {
 	return filepath.Join(k.dir, "blobs", d.algorithm, d.hex[:2], d.hex)
 }
 
-// open opens a blob for reading.
-func (k *disk) open(d digest) (*os.File, error) { return os.Open(k.blobPath(d)) }
+// open implements storage.
+func (k *disk) open(_ context.Context, d digest) (io.ReadSeekCloser, stored, error) {
+	f, err := os.Open(k.blobPath(d))
+	if err != nil {
+		return nil, stored{}, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		_ = f.Close() // it was to be read only
+		return nil, stored{}, err
+	}
+	return f, stored{info.Size(), info.ModTime()}, nil
+}
+
+// remove implements storage.
+func (k *disk) remove(_ context.Context, d digest) error {
+	if err := os.Remove(k.blobPath(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// setAside implements storage.
+func (k *disk) setAside(_ context.Context, d digest) error {
+	aside := filepath.Join(k.dir, "damaged")
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return err
+	}
+	return os.Rename(k.blobPath(d), filepath.Join(aside, d.algorithm+"-"+d.hex))
+}
+
+// where implements storage.
+func (k *disk) where(d digest) string { return k.blobPath(d) }
+
+// walk implements storage.
+func (k *disk) walk(ctx context.Context, f func(d digest) error) error {
+	return filepath.WalkDir(filepath.Join(k.dir, "blobs"), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // taken away meanwhile
+			}
+			return err
+		}
+		if entry.IsDir() {
+			return ctx.Err()
+		}
+		parts := filepath.Dir(filepath.Dir(path))
+		d, err := parseDigest(filepath.Base(parts) + ":" + entry.Name())
+		if err != nil || k.blobPath(d) != path {
+			return nil
+		}
+		return f(d)
+	})
+}
+
+// stage implements storage: renaming is all that there is to do.
+func (k *disk) stage(context.Context, string, int64, digest) error { return nil }
 
 // uploadPath returns the path of an upload. The file's name binds it to its repository: asking for it through another
 // one finds nothing, and that needs no record that a restart could lose.
@@ -42,10 +100,8 @@ func (k *disk) uploadPath(repository, id string) string {
 	return filepath.Join(k.dir, "uploads", hex.EncodeToString(sum[:8])+"-"+id)
 }
 
-// commit makes the upload at path, which is synced, the blob d, whose digest the caller has checked. When it returns, the
-// blob outlives a loss of power. A blob that is there already is replaced: the bytes are the same, or the old ones were
-// damaged.
-func (k *disk) commit(path string, d digest) error {
+// keep implements storage: it renames the upload.
+func (k *disk) keep(_ context.Context, path string, _ int64, d digest) error {
 	to := k.blobPath(d)
 	dir := filepath.Dir(to)
 	err := os.Rename(path, to)
@@ -73,8 +129,8 @@ func syncDir(path string) error {
 	return dir.Sync()
 }
 
-// sweep removes the uploads that were last written before then, and reports how many.
-func (k *disk) sweep(then time.Time) (int, error) {
+// sweep implements storage: it removes the uploads that were last written before then.
+func (k *disk) sweep(_ context.Context, then time.Time) (int, error) {
 	dir := filepath.Join(k.dir, "uploads")
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -171,8 +171,8 @@ func (h *Handler) fetchBlob(dl *download, name string, from remote.Repository, d
 	ctx, cancel := context.WithCancelCause(h.cache.life)
 	defer cancel(nil)
 	if _, err := h.store.FindBlob(ctx, name, d.String()); err == nil {
-		if f, err := h.disk.open(d); err == nil {
-			return f.Close()
+		if _, err := stat(ctx, h.blobs, d); err == nil {
+			return nil
 		}
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return errors.Join(errLocal, err)

@@ -17,6 +17,8 @@ import (
 type Options struct {
 	// Dir is the folder of the bytes; it is made if it is not there. One process at a time may use it.
 	Dir string
+	// S3 has the blobs in place of Dir, which is then for uploads on their way; nil means that Dir has them.
+	S3 *S3
 	// Store remembers everything else.
 	Store store.Registry
 	// Authority knows who may do what.
@@ -59,6 +61,7 @@ type Handler struct {
 	store     store.Registry
 	authority Authority
 	disk      *disk
+	blobs     storage
 	uploads   *uploads
 	key       []byte
 	service   string
@@ -96,9 +99,12 @@ func New(o Options) (*Handler, error) {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	h := &Handler{
-		store: o.Store, authority: o.Authority, disk: disk, uploads: &uploads{},
+		store: o.Store, authority: o.Authority, disk: disk, blobs: disk, uploads: &uploads{},
 		key: slices.Clone(o.Key), service: o.Service, tokenLife: o.TokenLife, hosts: o.Hosts, cache: newCache(o.Mirror),
 		maxBlob: o.MaxBlob, uploadAge: o.UploadAge, grace: o.Grace, immutable: o.Immutable, stallTime: o.StallTime, now: o.Now, log: o.Log,
+	}
+	if o.S3 != nil {
+		h.blobs = o.S3
 	}
 	if h.service == "" {
 		h.service = "slipway"

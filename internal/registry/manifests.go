@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -84,7 +83,7 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, req reques
 	if err != nil {
 		return fail(http.StatusBadRequest, codeManifestInvalid, "%v", err)
 	}
-	if err := h.checkFiles(req.name, m); err != nil {
+	if err := h.checkFiles(r.Context(), req.name, m); err != nil {
 		return err
 	}
 	m.Repository, m.Digest, m.Created, m.By = req.name, got.String(), h.now(), req.who.Subject()
@@ -129,7 +128,7 @@ func (h *Handler) putManifest(w http.ResponseWriter, r *http.Request, req reques
 
 // checkFiles looks for the files of what m refers to. The rows that the store looks for suffice while rows and files
 // agree; a lost file, or what a power cut took back of the database, must not make a push accepted that nobody can pull.
-func (h *Handler) checkFiles(repository string, m store.Manifest) error {
+func (h *Handler) checkFiles(ctx context.Context, repository string, m store.Manifest) error {
 	for _, r := range m.References {
 		if r.Manifest {
 			continue
@@ -138,8 +137,8 @@ func (h *Handler) checkFiles(repository string, m store.Manifest) error {
 		if err != nil {
 			return err
 		}
-		info, err := os.Stat(h.disk.blobPath(d))
-		if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() != r.Size {
+		info, err := stat(ctx, h.blobs, d)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.size != r.Size {
 			missing := &store.MissingError{Repository: repository, References: []store.Reference{r}}
 			return fail(http.StatusBadRequest, codeManifestBlobUnknown, "the manifest refers to what is not there: %v", missing)
 		}

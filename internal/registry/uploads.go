@@ -168,7 +168,12 @@ func (h *Handler) Sweep(ctx context.Context) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := h.disk.sweep(h.now().Add(-h.uploadAge))
+	then := h.now().Add(-h.uploadAge)
+	n, err := h.disk.sweep(ctx, then)
+	if h.blobs != storage(h.disk) {
+		more, failed := h.blobs.sweep(ctx, then)
+		n, err = n+more, errors.Join(err, failed)
+	}
 	h.uploads.forget(func(path string) bool {
 		_, err := os.Stat(path)
 		return err == nil
@@ -282,24 +287,36 @@ func (h *Handler) keepUpload(ctx context.Context, u *upload, repository string, 
 		h.dropUpload(u, true)
 		return fmt.Errorf("keep a blob: %w", err)
 	}
-	// From here on it must not be collected, which happens to files without rows.
+	// From when it is kept it must not be collected, which happens to files without rows.
 	lock := h.locks.of(d)
-	lock.RLock()
-	if err := h.disk.commit(u.path, d); err != nil {
-		lock.RUnlock()
-		h.dropUpload(u, true)
-		return fmt.Errorf("keep a blob: %w", err)
+	keep := func() (kept bool, err error) {
+		if err := h.blobs.stage(ctx, u.path, u.size, d); err != nil {
+			return false, err
+		}
+		lock.RLock()
+		defer lock.RUnlock()
+		// Whole now: a client that goes away must not leave it unlinked.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		if err := h.blobs.keep(ctx, u.path, u.size, d); err != nil {
+			return false, err
+		}
+		return true, link(ctx, repository, store.Blob{Digest: d.String(), Size: u.size, Linked: h.now()})
 	}
-	// Whole now: a client that goes away must not leave it unlinked.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	err := link(ctx, repository, store.Blob{Digest: d.String(), Size: u.size, Linked: h.now()})
-	lock.RUnlock()
+	kept, err := keep()
+	if errors.Is(err, errCollected) {
+		kept, err = keep() // collections are an hour apart
+	}
 	if err == nil {
 		return nil
 	}
+	if !kept {
+		h.collector.strays.Store(true) // a part may have come to where it is to be
+		h.dropUpload(u, true)
+		return fmt.Errorf("keep a blob: %w", err)
+	}
 	if refused := err; errors.As(err, new(*store.QuotaError)) { // the database has said no, and means it
-		if _, err := h.removeStray(ctx, d, h.now().Add(time.Hour)); err == nil || errors.Is(err, store.ErrInUse) {
+		if _, err := h.removeStray(context.WithoutCancel(ctx), d, h.now().Add(time.Hour)); err == nil || errors.Is(err, store.ErrInUse) {
 			return refused
 		}
 	}

@@ -31,8 +31,8 @@ type DriftReport struct {
 }
 
 // Drift compares the release that serves in p with the cluster, by a dry run of the server: what the server fills in, what
-// others set beside the manifests, and how many replicas an autoscaler wants are no differences. Nor are Jobs, which are
-// over some day, and hooks. While p is being changed there is no answer, see [DriftReport]. Nothing is locked or changed.
+// others set beside the manifests, and how many replicas an autoscaler wants are no differences. Nor are Jobs, hooks among them,
+// which are over some day. While p is being changed there is no answer, see [DriftReport]. Nothing is locked or changed.
 func Drift(ctx context.Context, p release.Place) (DriftReport, error) {
 	report, err := drift(ctx, p)
 	return report, p.Client.Explain(err)
@@ -95,13 +95,8 @@ func standing(ctx context.Context, p release.Place, report *DriftReport) (releas
 	return state, err
 }
 
-// hookAnnotation marks an object that is no part of what serves, but done before or after a deployment.
-const hookAnnotation = "slipway/hook"
-
-// passing reports whether an object is not meant to stay.
-func passing(o manifest.Object) bool {
-	return isJob(o.Unstructured) || o.GetAnnotations()[hookAnnotation] != ""
-}
+// passing reports whether an object does something once, as hooks do, and is not meant to stay.
+func passing(o manifest.Object) bool { return isJob(o.Unstructured) }
 
 // authors says who set what differs, the latest first: those that the cluster has down for these fields, or, of fields that
 // are gone, who changed the object last since the release.
@@ -152,7 +147,7 @@ func (r DriftReport) Objects() []ci.DriftedObject {
 			Missing: one.Action == Create, By: one.Authors,
 		}
 		for _, f := range one.Fields {
-			o.Fields = append(o.Fields, ci.DriftedField{Path: f.Path, Now: f.Old, Released: f.New, Lines: f.Lines})
+			o.Fields = append(o.Fields, ci.Field{Path: f.Path, Old: f.Old, New: f.New, Lines: f.Lines})
 		}
 		if one.Err != nil {
 			o.Problem = fault.Of(one.Err).Message
@@ -178,13 +173,13 @@ func WriteDrift(w io.Writer, d ci.Drift) {
 		case o.Problem != "":
 			what = "not ours any more"
 		}
-		name := strings.ToLower(o.Kind) + "/" + o.Name
+		name := o.Title()
 		if o.Namespace != "" && o.Namespace != d.Namespace {
 			name += " in " + o.Namespace
 		}
 		p.linef("%s: %s%s", name, what, by(o.By))
 		for _, f := range o.Fields {
-			(Field{Path: f.Path, Old: f.Now, New: f.Released, Lines: f.Lines}).writeDrift(p)
+			Field{Path: f.Path, Old: f.Old, New: f.New, Lines: f.Lines}.writeDrift(p)
 		}
 		if o.Problem != "" {
 			p.indentf("%s", o.Problem)

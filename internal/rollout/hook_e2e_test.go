@@ -69,6 +69,7 @@ func TestHooks(t *testing.T) {
 	if first == second {
 		t.Error("the second release has no Job of its own")
 	}
+	s.wantNoDrift(s.place(), 2)
 	out, err := s.rollback(1)
 	if err != nil {
 		t.Fatal(err)

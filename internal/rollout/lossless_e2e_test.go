@@ -56,6 +56,7 @@ func TestLossless(t *testing.T) {
 		"+ poddisruptionbudget/web: create", "    note: added for deployment/web, so that the cluster's maintenance ends one of its pods at a time")
 	s.wantSecured("0 1 35 5 v1")
 	s.wantBudgets("web 1")
+	s.wantNoDrift(s.place(), 1)
 	if budget := s.Kubectl("get", "poddisruptionbudget/web", "-o", `jsonpath={.metadata.annotations.slipway/added-for} {.spec.selector.matchLabels.app} {.status.expectedPods}`); budget != "deployment/web web 2" {
 		t.Errorf("the budget is %q", budget)
 	}

@@ -5,12 +5,20 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
 	"slipway/internal/ci"
+	"slipway/internal/fault"
+	"slipway/internal/release"
 	"slipway/internal/rollout"
 )
 
@@ -121,6 +129,18 @@ func (s *site) wantPlain(want ...string) {
 	if state.Progress != nil || state.Pending || state.Locked != "" || len(state.Objects) != len(want)+1 { // with the PodDisruptionBudget
 		s.t.Errorf("the state is %+v", state)
 	}
+	s.wantNoDrift(s.place(), state.Current)
+}
+
+// wantLeft waits until all pods that had to end have ended, and wants these versions.
+func (s *site) wantLeft(versions ...string) {
+	s.t.Helper()
+	s.Kubectl("wait", "--for=delete", "pod", "-l", rollout.TrackLabel, "--timeout=120s")
+	deadline := time.Now().Add(2 * time.Minute)
+	for !slices.Equal(s.versions(), versions) && time.Now().Before(deadline) {
+		time.Sleep(200 * time.Millisecond)
+	}
+	s.wantServing(versions...)
 }
 
 func TestBlueGreen(t *testing.T) {
@@ -143,39 +163,460 @@ func TestBlueGreen(t *testing.T) {
 	if before["v1"] == 0 || kept["v1"] > 0 || kept["v2"] == 0 || after["v1"] > 0 || after["v2"] == 0 {
 		t.Errorf("answers before the switch %v, while the old version was kept %v, and after that %v", before, kept, after)
 	}
-	s.Kubectl("wait", "--for=delete", "pod", "-l", rollout.TrackLabel, "--timeout=60s")
 	s.wantPlain("deployment.apps/web", "service/web")
-	s.wantServing("v2", "v2")
+	s.wantLeft("v2", "v2")
 }
 
+// TestBlueGreenCheckFails has a new version that does not pass its check before the switch: nobody notices.
+func TestBlueGreenCheckFails(t *testing.T) {
+	s := start(t)
+	s.must(app() + config("a", "one"))
+	load := s.ask()
+	strategy := ci.Strategy{Kind: ci.BlueGreen, Checks: []ci.Check{{Name: "health", URL: "/broken", Status: 200, Interval: 1, Failures: 1}}}
+	out := s.fails(app("v1}", "v2}")+config("a", "two")+config("new", "two"), fault.Failed,
+		[]string{"the check health failed at step 1 of 2 of the blue-green: status 500, not 200", "ROLLED BACK: release 1 serves again"}, by(strategy))
+	wantLines(t, out, "blue-green: check health: status 500, not 200", "deployment/web-preview: deleted", "service/web-preview: deleted")
+	load.wantNoLoss(t)
+	if counts := load.reset(); counts["v2"] > 0 || counts["v1"] == 0 {
+		t.Errorf("answers %v", counts)
+	}
+	s.wantPlain("deployment.apps/web", "configmap/a", "service/web")
+	s.wantLeft("v1", "v1")
+	if got := s.value("a"); got != "one" {
+		t.Errorf("the ConfigMap has %q after going back", got)
+	}
+	if _, out := s.preview(app() + config("a", "one")); !strings.Contains(out, "differences: 4 to leave\n") {
+		t.Errorf("the cluster is not exactly as release 1 left it: %s", out)
+	}
+}
+
+// TestCanary goes through all kinds of weights of a Service that is split by replicas, and measures them.
 func TestCanary(t *testing.T) {
 	s := start(t)
 	s.must(app("replicas: 2", "replicas: 3"))
 	load := s.ask()
 	shares := map[string]map[string]int{}
 	step := "before"
-	_, out := s.must(app("v1}", "v2}", "replicas: 2", "replicas: 3"), by(ci.Strategy{Kind: ci.Canary, Steps: []ci.StrategyStep{{Weight: 0}, {Weight: 25, Pause: 3}, {Weight: 50, Pause: 3}, {Weight: 75, Pause: 3}, {Weight: 100, Pause: 2}}}), s.onLine(func(line string) {
-		for _, of := range []string{"step 2 of 5", "step 3 of 5", "step 4 of 5", "step 5 of 5", "passed"} {
-			if strings.Contains(line, "canary: "+of) {
+	steps := []ci.StrategyStep{{Weight: 0}, {Weight: 25, Pause: 3}, {Weight: 75, Pause: 3}, {Weight: 100, Pause: 2}}
+	_, out := s.must(app("v1}", "v2}", "replicas: 2", "replicas: 3"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), s.onLine(func(line string) {
+		for _, of := range []string{"step 2 of 4", "step 3 of 4", "step 4 of 4", "passed", "deployment/web-canary: 3 of 3 updated", "75 % of the traffic"} {
+			if strings.HasPrefix(strings.TrimPrefix(line, "canary: "), of) {
 				shares[step] = load.reset()
 				step = of
 			}
 		}
 	}))
+	shares[step] = load.reset()
 	load.wantNoLoss(t)
 	t.Logf("shares %v", shares)
-	_ = out
-	s.Kubectl("wait", "--for=delete", "pod", "-l", rollout.TrackLabel, "--timeout=60s")
+	wantLines(t, out,
+		"canary: the new version of deployment/web is up and gets no traffic yet (1 pod)",
+		"canary: 25 % of the traffic of deployment/web goes to the new version (1 of 4 pods)",
+		"canary: 75 % of the traffic of deployment/web goes to the new version (3 of 4 pods)",
+		"canary: all traffic of deployment/web goes to the new version (3 pods)")
+	// One of four pods, and three of four: with hundreds of requests, these bounds are far away.
+	for _, want := range []struct {
+		step     string
+		from, to float64
+	}{{"step 2 of 4", 0.1, 0.45}, {"step 3 of 4", 0.55, 0.9}, {"step 4 of 4", 1, 1}, {"passed", 1, 1}} {
+		counts := shares[want.step]
+		if share := float64(counts["v2"]) / float64(counts["v1"]+counts["v2"]); !(share >= want.from && share <= want.to) {
+			t.Errorf("at %s the new version got %.2f of the traffic (%v), want %.2f to %.2f", want.step, share, counts, want.from, want.to)
+		}
+	}
 	s.wantPlain("deployment.apps/web", "service/web")
-	s.wantServing("v2", "v2", "v2")
+	s.wantLeft("v2", "v2", "v2")
 }
 
-func TestRecreate(t *testing.T) {
+// tell gives an order to the release that is under way, as slipway rollout does.
+func (s *site) tell(verb release.Verb) {
+	s.t.Helper()
+	if _, err := s.place().Tell(s.t.Context(), verb, "ann"); err != nil {
+		s.t.Errorf("saying %s: %v", verb, err)
+	}
+}
+
+// TestCanaryByHand goes on, stays and ends by orders, and in a second release goes back by one.
+func TestCanaryByHand(t *testing.T) {
+	s := start(t)
+	s.must(app())
+	if _, err := s.place().Tell(t.Context(), release.Next, "ann"); fault.Of(err).Code != fault.Conflict || !strings.Contains(err.Error(), "comes by steps right now") {
+		t.Errorf("an order where nothing is under way: %v", err)
+	}
+	steps := []ci.StrategyStep{{Weight: 10, Manual: true}, {Weight: 50, Manual: true}, {Weight: 60, Manual: true}}
+	_, out := s.must(app("v1}", "v2}"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), s.onLine(func(line string) {
+		switch {
+		case strings.HasPrefix(line, "canary: step 1 of 3: waiting until somebody says: slipway rollout next test -n "+s.Namespace):
+			s.tell(release.Hold)
+		case strings.HasPrefix(line, "canary: ann says to stay here"):
+			s.tell(release.Next)
+		case strings.HasPrefix(line, "canary: step 2 of 3: waiting"):
+			s.tell(release.Finish)
+		}
+	}))
+	wantLines(t, out, "canary: ann says to go on", "canary: ann says that no other step is needed", "canary: 33 % of the traffic of deployment/web goes to the new version (1 of 3 pods)")
+	if strings.Contains(out, "step 3 of 3") {
+		t.Error("there was a step after all was said to be over")
+	}
+	s.wantPlain("deployment.apps/web", "service/web")
+
+	load := s.ask()
+	strategy := ci.Strategy{Kind: ci.Canary, Steps: []ci.StrategyStep{{Weight: 80, Manual: true}}}
+	out = s.fails(app("v1}", "v3}"), fault.Failed, []string{"canary was stopped at step 1 of 1 by ann", "ROLLED BACK: release 2 serves again"}, by(strategy), s.onLine(func(line string) {
+		if strings.HasPrefix(line, "canary: step 1 of 1: waiting") {
+			if got := s.Kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.replicas}"); got != "1" {
+				t.Errorf("the old version has %s pods", got)
+			}
+			s.tell(release.Abort)
+		}
+	}))
+	load.wantNoLoss(t)
+	if counts := load.reset(); counts["v2"] == 0 || counts["v3"] == 0 {
+		t.Errorf("answers %v", counts)
+	}
+	wantLines(t, out, "deployment/web-canary: deleted", "service/web-canary: deleted")
+	s.wantPlain("deployment.apps/web", "service/web")
+	s.wantLeft("v2", "v2")
+}
+
+// prometheus answers queries as the documentation of the HTTP API of Prometheus has it ("Instant queries"), with one value
+// after the other.
+func prometheus(t *testing.T, values ...string) (address string, asked func() []string) {
+	t.Helper()
+	var mu sync.Mutex
+	var queries []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path != "/prom/api/v1/query" || r.FormValue("query") == "" {
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"query\""}`)
+			return
+		}
+		value := values[min(len(queries), len(values)-1)]
+		queries = append(queries, r.FormValue("query"))
+		fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"job":"web"},"value":[1435781451.781,%q]}]}}`, value)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL + "/prom/", func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(queries)
+	}
+}
+
+// TestCanaryAbortedByPrometheus has an error rate that rises in the second step.
+func TestCanaryAbortedByPrometheus(t *testing.T) {
+	s := start(t)
+	s.must(app())
+	address, asked := prometheus(t, "0.002", "0.004", "0.25")
+	strategy := ci.Strategy{
+		Kind: ci.Canary, Steps: []ci.StrategyStep{{Weight: 10}, {Weight: 50, Pause: 60}},
+		Checks: []ci.Check{{Name: "error rate", URL: address, Query: `rate(errors{app="web"}[1m])`, Condition: "< 0.01", Count: 2, Interval: 1}},
+	}
+	out := s.fails(app("v1}", "v2}"), fault.Failed,
+		[]string{"the check error rate failed at step 2 of 2 of the canary: 0.25, which is not < 0.01", "ROLLED BACK: release 1 serves again"}, by(strategy))
+	wantLines(t, out, "canary: check error rate: 0.002 < 0.01", "canary: check error rate: 0.004 < 0.01", "canary: check error rate: 0.25, which is not < 0.01")
+	if queries := asked(); len(queries) != 3 || queries[0] != `rate(errors{app="web"}[1m])` {
+		t.Errorf("Prometheus was asked %q", queries)
+	}
+	s.wantPlain("deployment.apps/web", "service/web")
+	s.wantLeft("v1", "v1")
+}
+
+// TestCanaryCrashes has a new version whose pods do not start.
+func TestCanaryCrashes(t *testing.T) {
+	s := start(t)
+	s.must(app())
+	s.fails(app("v1}", "v2}", "MODE, value: serve", "MODE, value: crash"), fault.Failed,
+		[]string{"deployment/web-canary: pod web-canary-", "exits with code 3, 3 times so far; ROLLED BACK: release 1 serves again"}, by(ci.Strategy{Kind: ci.Canary}))
+	s.wantPlain("deployment.apps/web", "service/web")
+	s.wantLeft("v1", "v1")
+	if got := s.Kubectl("get", "deployment", "web", "-o", "jsonpath={.status.observedGeneration}"); got != "1" {
+		t.Errorf("the old version was touched: its generation is %s", got)
+	}
+}
+
+// TestStrategyResumed kills a release in its second step. Its successor goes on there.
+func TestStrategyResumed(t *testing.T) {
+	s := start(t)
+	s.must(app())
+	strategy := ci.Strategy{Kind: ci.Canary, Steps: []ci.StrategyStep{{Weight: 10}, {Weight: 50, Pause: 2}, {Weight: 100}}}
+	run := func(step *rollout.Step) {
+		step.Release = ci.Release{Run: 7, Step: "deploy"}
+		step.Resumed = func() bool { return true }
+	}
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	_, _, err := s.deploy(ctx, app("v1}", "v2}"), run, by(strategy), s.onLine(func(line string) {
+		if strings.HasPrefix(line, "canary: step 2 of 3") {
+			kill()
+		}
+	}))
+	if p := s.state().Progress; err == nil || p == nil || p.Step != 1 || p.Weight != 50 {
+		t.Fatalf("it was not interrupted at its second step: %v, %+v", err, p)
+	}
+	s.wantThere("deployment.apps/web", "deployment.apps/web-canary", "service/web", "service/web-canary")
+	s.line = nil
+	_, out := s.must(app("v1}", "v2}"), run, by(strategy))
+	wantLines(t, out, "going on with release 2, which was not finished", "canary: passed; release 2 takes the place of release 1")
+	if strings.Contains(out, "web-canary: created") {
+		t.Error("the successor began anew")
+	}
+	s.wantPlain("deployment.apps/web", "service/web")
+	s.wantLeft("v2", "v2")
+}
+
+// TestStrategyLeftBehind kills releases for good: what comes next, a deployment or a rollback, takes them back first.
+func TestStrategyLeftBehind(t *testing.T) {
 	s := start(t)
 	s.must(app())
 	load := s.ask()
-	s.must(app("v1}", "v2}"), by(ci.Strategy{Kind: ci.Recreate}))
-	load.finish()
+	leave := func(run int64, yaml, at string) {
+		t.Helper()
+		ctx, kill := context.WithCancel(t.Context())
+		defer kill()
+		_, _, err := s.deploy(ctx, yaml, by(ci.Strategy{Kind: ci.BlueGreen, Keep: 60}), func(step *rollout.Step) {
+			step.Release = ci.Release{Run: run, Step: "deploy"}
+			step.Resumed = func() bool { return true }
+		}, s.onLine(func(line string) {
+			if strings.HasPrefix(line, at) {
+				kill()
+			}
+		}))
+		s.line = nil
+		if err == nil || s.state().Progress == nil {
+			t.Fatalf("it was not interrupted: %v", err)
+		}
+		// The lock of a process that was killed ends by itself after half a minute.
+		s.Kubectl("delete", "lease", "slipway.test")
+	}
+	leave(7, app("v1}", "v2}"), "blue-green: step 2 of 2")
+	_, out := s.must(app("v1}", "v3}"))
+	wantLines(t, out, "release 2 was left in the middle of its blue-green; it is taken back first", "deployment/web-preview: deleted")
 	s.wantPlain("deployment.apps/web", "service/web")
-	s.wantServing("v2", "v2")
+	s.wantLeft("v3", "v3")
+	leave(8, app("v1}", "v4}"), "blue-green: the new version of deployment/web is up")
+	out, err := s.rollback(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantLines(t, out, "release 4 was left in the middle of its blue-green; it is taken back first", "going back to release 3 of the environment test of the namespace "+s.Namespace)
+	load.wantNoLoss(t)
+	if counts := load.reset(); counts["v2"] == 0 || counts["v4"] > 0 {
+		t.Errorf("answers %v", counts)
+	}
+	s.wantPlain("deployment.apps/web", "service/web")
+	s.wantLeft("v3", "v3")
+}
+
+// TestStrategyRefused has strategies that cannot be carried out: nothing changes.
+func TestStrategyRefused(t *testing.T) {
+	s := start(t)
+	s.must(app())
+	changed := app("v1}", "v2}")
+	s.fails(changed, fault.Invalid, []string{"the strategy is for deployment/other, which no manifest has"}, by(ci.Strategy{Kind: ci.Canary, Deployments: []string{"other"}}))
+	s.Kubectl("create", "service", "clusterip", "web-canary", "--tcp=80")
+	s.fails(changed, fault.Conflict, []string{"the canary needs the name service/web-canary for a while, which something else has", "nothing was changed"}, by(ci.Strategy{Kind: ci.Canary}))
+	s.Kubectl("delete", "service", "web-canary")
+	s.Kubectl("autoscale", "deployment", "web", "--max=4")
+	s.fails(changed, fault.Invalid, []string{"a canary of deployment/web cannot get 60 % of the traffic", "horizontalpodautoscaler/web scales them"}, by(ci.Strategy{Kind: ci.Canary, Steps: []ci.StrategyStep{{Weight: 60}}}))
+	s.Kubectl("delete", "horizontalpodautoscaler", "web")
+	s.Kubectl("run", "stranger", "--image="+image, "--labels=app=web", "--image-pull-policy=Never")
+	s.fails(changed, fault.Conflict, []string{"service/web sends traffic to other pods than those of deployment/web, too (such as stranger)"}, by(ci.Strategy{Kind: ci.BlueGreen}))
+	s.Kubectl("delete", "pod", "stranger", "--now")
+	s.Kubectl("create", "quota", "none", "--hard=pods=0")
+	s.Kubectl("delete", "pods", "-l", "app=web")
+	s.fails(changed, fault.Failed, []string{"the version that serves is not well, so there is nothing to compare a new one with", "deploy with the strategy rolling to replace it at once"},
+		by(ci.Strategy{Kind: ci.Canary}), func(step *rollout.Step) { step.Timeout = 20 * time.Second })
+	s.wantPlain("deployment.apps/web", "service/web")
+}
+
+// TestRecreate watches the pods: all old ones are gone before there is a new one. The way back is the same.
+func TestRecreate(t *testing.T) {
+	s := start(t)
+	s.must(app())
+	recreate := by(ci.Strategy{Kind: ci.Recreate})
+	pods := s.watchPods()
+	s.must(app("v1}", "v2}"), recreate)
+	s.wantPlain("deployment.apps/web", "service/web")
+	s.wantLeft("v2", "v2")
+	if got := s.Kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.strategy.type} {.spec.strategy.rollingUpdate.maxUnavailable}"); got != "RollingUpdate 0" {
+		t.Errorf("afterwards the strategy is %s", got)
+	}
+	s.fails(app("v1}", "v3}", "MODE, value: serve", "MODE, value: crash"), fault.Failed, []string{"exits with code 3", "ROLLED BACK: release 2 serves again"}, recreate)
+	s.wantLeft("v2", "v2")
+	s.wantPlain("deployment.apps/web", "service/web")
+	if _, err := s.rollback(1); err != nil {
+		t.Fatal(err)
+	}
+	s.wantLeft("v1", "v1")
+	s.wantPlain("deployment.apps/web", "service/web")
+	if mixed := pods(); mixed != "" {
+		t.Errorf("two versions ran at once: %s", mixed)
+	}
+}
+
+// watchPods watches the pods until the function that it returns is called, which says what was there at once that should
+// not have been.
+func (s *site) watchPods() (mixed func() string) {
+	s.t.Helper()
+	ctx, stop := context.WithCancel(s.t.Context())
+	client := s.place().Client
+	list, err := client.Core.CoreV1().Pods(s.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=web"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	w, err := client.Core.CoreV1().Pods(s.Namespace).Watch(ctx, metav1.ListOptions{LabelSelector: "app=web", ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	running := map[string]string{}
+	for _, pod := range list.Items {
+		running[pod.Name] = pod.Labels["pod-template-hash"]
+	}
+	var found string
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for event := range w.ResultChan() {
+			pod, ok := event.Object.(*corev1.Pod)
+			if !ok {
+				return
+			}
+			if event.Type == watch.Deleted {
+				delete(running, pod.Name)
+				continue
+			}
+			running[pod.Name] = pod.Labels["pod-template-hash"]
+			for name, hash := range running {
+				if hash != running[pod.Name] {
+					found = fmt.Sprintf("%s and %s", name, pod.Name)
+				}
+			}
+		}
+	}()
+	return func() string {
+		stop()
+		w.Stop()
+		<-done
+		return found
+	}
+}
+
+// routes defines HTTPRoutes, with what of their schema counts here: the Gateway API has it at
+// https://gateway-api.sigs.k8s.io/reference/spec/#httproute. No gateway is needed to read weights.
+const routes = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: httproutes.gateway.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "https://github.com/kubernetes-sigs/gateway-api/pull/3328"}
+spec:
+  group: gateway.networking.k8s.io
+  scope: Namespaced
+  names: {kind: HTTPRoute, listKind: HTTPRouteList, plural: httproutes, singular: httproute}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            properties:
+              parentRefs: {type: array, x-kubernetes-list-type: atomic, items: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+              rules:
+                type: array
+                x-kubernetes-list-type: atomic
+                items:
+                  type: object
+                  properties:
+                    matches: {type: array, x-kubernetes-list-type: atomic, items: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+                    backendRefs:
+                      type: array
+                      x-kubernetes-list-type: atomic
+                      items:
+                        type: object
+                        required: [name]
+                        properties:
+                          group: {type: string, default: ""}
+                          kind: {type: string, default: Service}
+                          name: {type: string}
+                          namespace: {type: string}
+                          port: {type: integer, format: int32}
+                          weight: {type: integer, format: int32, default: 1, minimum: 0, maximum: 1000000}
+`
+
+func route(name string) string {
+	return `
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: ` + name + `}
+spec:
+  parentRefs: [{name: gateway}]
+  rules:
+  - backendRefs: [{name: web, port: 80}]
+  - backendRefs: [{name: web, port: 80, weight: 3}, {name: other, port: 80, weight: 1}]
+`
+}
+
+// TestCanaryByRoute has an HTTPRoute of the environment, and one of somebody else, which split the traffic by weights.
+func TestCanaryByRoute(t *testing.T) {
+	s := start(t)
+	s.Apply(routes)
+	s.Kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/httproutes.gateway.networking.k8s.io")
+	s.must(app("replicas: 2", "replicas: 3") + route("own"))
+	s.Apply(route("foreign"))
+	weights := func(name string) string {
+		return s.Kubectl("get", "httproute", name, "-o", `jsonpath={range .spec.rules[*]}{range .backendRefs[*]}{.name}={.weight} {end}/ {end}`)
+	}
+	const plain = "web=1 / web=3 other=1 / "
+	seen := map[string]string{}
+	steps := []ci.StrategyStep{{Weight: 10}, {Weight: 60}}
+	look := s.onLine(func(line string) {
+		for _, at := range []string{"10 % of the traffic", "60 % of the traffic", "all traffic"} {
+			if strings.HasPrefix(line, "canary: "+at) {
+				seen[at] = weights("own") + weights("foreign") + s.Kubectl("get", "deployment", "web-canary", "-o", "jsonpath={.spec.replicas}") +
+					s.Kubectl("get", "service", "web", "-o", `jsonpath= {.spec.selector.slipway/track}`)
+			}
+		}
+	})
+	_, out := s.must(app("v1}", "v2}", "replicas: 2", "replicas: 3")+route("own"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), look)
+	wantLines(t, out, "canary: 10 % of the traffic of deployment/web goes to the new version by httproute/foreign (1 of 4 pods)")
+	for at, want := range map[string]string{
+		"10 % of the traffic": strings.Repeat("web=90 web-canary=10 / web=270 web-canary=30 other=100 / ", 2) + "1 ",
+		"60 % of the traffic": strings.Repeat("web=40 web-canary=60 / web=120 web-canary=180 other=100 / ", 2) + "2 ",
+		// Before the old pods go, nothing is sent to them any more.
+		"all traffic": strings.Repeat("web=0 web-canary=100 / web=0 web-canary=300 other=100 / ", 2) + "3 canary",
+	} {
+		if seen[at] != want {
+			t.Errorf("at %s the weights are %q, want %q", at, seen[at], want)
+		}
+	}
+	after := func() {
+		t.Helper()
+		for _, name := range []string{"own", "foreign"} {
+			if got := weights(name); got != plain {
+				t.Errorf("afterwards the weights of %s are %q", name, got)
+			}
+		}
+	}
+	after()
+	s.wantLeft("v2", "v2", "v2")
+	if state := s.state(); state.Progress != nil || len(state.Objects) != 4 {
+		t.Errorf("the state is %+v", state)
+	}
+	strategy := ci.Strategy{Kind: ci.Canary, Steps: steps, Checks: []ci.Check{{URL: "/broken", Interval: 1}}}
+	s.fails(app("v1}", "v3}", "replicas: 2", "replicas: 3")+route("own"), fault.Failed, []string{"the check /broken failed at step 1 of 2", "ROLLED BACK: release 2 serves again"}, by(strategy))
+	after()
+	s.wantLeft("v2", "v2", "v2")
+	s.wantThere("deployment.apps/web", "service/web")
+	if got := s.Kubectl("get", "service", "web", "-o", "jsonpath={.spec.selector}"); got != `{"app":"web"}` {
+		t.Errorf("the selector of the service is %s", got)
+	}
 }

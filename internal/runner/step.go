@@ -88,7 +88,8 @@ func (s *stepRun) carryOut() (protocol.StepEnd, error) {
 		s.log.say("the runner was restarted; this step begins again")
 	}
 	ctx := s.w.job
-	if s.step.Kind == plan.KindDeploy { // before its time begins
+	// Before its time begins. A fork's preview says itself that there is none.
+	if s.step.Kind == plan.KindDeploy && (s.step.Deploy.Action != plan.ActionDiff || !s.w.a.Fork) {
 		var err error
 		if s.permitted, err = s.permit(); err != nil {
 			return s.ended(ctx, err)

@@ -20,6 +20,8 @@ type deployed struct {
 	Repo, Environment, Namespace string
 	// Serves is the newest good release, Latest the newest of all. One of them may be nil, but not both.
 	Serves, Latest *ci.Release
+	// Drift is how the cluster differs from what serves; nil if it is not watched.
+	Drift *ci.Drift
 }
 
 // Link returns the address of the environment's page.
@@ -35,9 +37,9 @@ func (d deployed) Locked() bool { return rollbackFailed(*d.Latest) }
 func (d deployed) Failed() bool { return d.Latest.Status.Failed() }
 
 // Offers reports whether it makes sense to bring the environment back to a release: a good one, and not the one that
-// serves, unless another one failed since and was not taken back.
+// serves, unless another one failed since and was not taken back, or the cluster has come to differ from it.
 func (d deployed) Offers(r ci.Release) bool {
-	serves := d.Serves != nil && d.Serves.ID == r.ID && (!d.Failed() || d.Latest.Restored > 0)
+	serves := d.Serves != nil && d.Serves.ID == r.ID && (!d.Failed() || d.Latest.Restored > 0) && !d.Drifted()
 	return r.Status == ci.Success && !serves
 }
 
@@ -126,8 +128,12 @@ func (p *pages) environments(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	all, err := p.withDrift(r.Context(), "", group(newest))
+	if err != nil {
+		return err
+	}
 	of := map[string][]deployed{}
-	for _, d := range group(newest) {
+	for _, d := range all {
 		of[d.Repo] = append(of[d.Repo], d)
 	}
 	view := environmentsView{Stranger: who.Name == ""}
@@ -145,7 +151,7 @@ func (p *pages) environmentsOf(ctx context.Context, repo string) ([]deployed, er
 	if err != nil {
 		return nil, err
 	}
-	return group(slices.DeleteFunc(newest, func(r ci.Release) bool { return r.Repo != repo })), nil
+	return p.withDrift(ctx, repo, group(slices.DeleteFunc(newest, func(r ci.Release) bool { return r.Repo != repo })))
 }
 
 // environmentView is the page of an environment.
@@ -187,7 +193,7 @@ func (p *pages) environment(w http.ResponseWriter, r *http.Request) error {
 	if i < 0 {
 		return fault.New(fault.NotFound, "nothing of %s was deployed to an environment %q of a namespace %q yet", repo.Name, filter.Environment, filter.Namespace)
 	}
-	view := environmentView{deployed: here[i], History: history, Manages: p.Rollback != nil && who.Manages(repo.Name), Stranger: who.Name == ""}
+	view := environmentView{deployed: here[i], History: history, Manages: who.Manages(repo.Name), Stranger: who.Name == ""}
 	if len(history) > listed {
 		view.History = history[:listed]
 		view.Older = fmt.Sprintf("%s?before=%d", view.Link(), view.History[listed-1].ID)

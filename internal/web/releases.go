@@ -78,7 +78,7 @@ func (p *pages) release(w http.ResponseWriter, r *http.Request) error {
 	for _, d := range here {
 		if d.Environment == found.Environment && d.Namespace == found.Namespace {
 			view.Serves = d.Serves != nil && d.Serves.ID == found.ID
-			view.Back = view.Manages && p.Rollback != nil && d.Offers(found)
+			view.Back = view.Manages && d.Offers(found)
 		}
 	}
 	if view.Manages {
@@ -125,12 +125,10 @@ func (p *pages) rollback(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	case !who.Manages(repo.Name):
 		return fault.New(fault.Forbidden, "the token %q does not allow to change %s; it needs the scope repo:%[2]s or admin", who.Name, repo.Name)
-	case p.Rollback == nil:
-		return fault.New(fault.Unavailable, "this server does not roll back; do it by: slipway rollback %s %d -n %s --repo %s", found.Environment, found.Number, found.Namespace, repo.Name)
 	case found.Status != ci.Success:
 		return fault.New(fault.Conflict, "release %d was not good, so %s cannot go back to it", found.Number, found.Environment)
 	}
-	run, err := p.Rollback(r.Context(), found, who.Name)
+	run, err := p.Flow.Rollback(r.Context(), repo.Name, found.Environment, found.Namespace, found.Number, who.Name)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@
 package web
 
 import (
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -15,7 +14,6 @@ import (
 
 	"slipway/internal/api"
 	"slipway/internal/auth"
-	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/flow"
 	"slipway/internal/forge"
@@ -34,8 +32,6 @@ type Options struct {
 	Logs   *runlog.Logs
 	Auth   *auth.Authority
 	Log    *slog.Logger
-	// Rollback brings an environment back to a release, by a run, for who has that login; nil if the server does not.
-	Rollback func(ctx context.Context, to ci.Release, by string) (ci.Run, error)
 }
 
 // New returns the handler of everything that people and forges see.

@@ -24,6 +24,7 @@ import (
 	"slipway/internal/flow"
 	"slipway/internal/forge"
 	"slipway/internal/protocol"
+	"slipway/internal/retention"
 	"slipway/internal/runlog"
 	"slipway/internal/secret"
 	"slipway/internal/store/sqlstore"
@@ -39,8 +40,7 @@ type site struct {
 	url   string
 	file  string // the pipeline file of every commit
 	admin string // a token
-	// rolledBack are the releases that somebody wanted back, each with who that was.
-	rolledBack []string
+	inUse []retention.Use
 }
 
 // oneFile is a forge whose repos have the same pipeline file at every commit.
@@ -109,7 +109,9 @@ func newSite(t *testing.T, scheme string) *site {
 		Store: db, Logs: logs, Keys: keys, Auth: s.auth, Log: log, Forges: map[string]forge.Forge{flow.OwnForge: oneFile{s}},
 		URL: strings.Replace(s.url, "http", scheme, 1), Registry: "registry.test",
 	})
-	server.Config.Handler = web.New(web.Options{Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Rollback: s.rollback})
+	server.Config.Handler = web.New(web.Options{
+		Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Images: &retention.Cleaner{Store: db, Facts: s, Now: time.Now},
+	})
 	server.Start()
 	t.Cleanup(server.Close)
 	t.Cleanup(server.CloseClientConnections) // streams end with their browser

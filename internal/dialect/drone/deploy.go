@@ -37,6 +37,10 @@ func (b *builtin) deploy(planned *plan.Step) bool {
 				b.bad(s, "must be a time such as 5m or 90s")
 			}
 		}},
+		"heal": {read: func(s setting) {
+			deploy.Policy.Heal = new(bool)
+			b.boolTo(deploy.Policy.Heal).read(s)
+		}},
 		"strategy": {read: func(s setting) { deploy.Policy.Strategy = b.strategy(s) }},
 	}
 	maps.Copy(options, b.fillOptions(deploy))

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -209,13 +211,17 @@ type Forge struct {
 	mu       sync.Mutex
 	commits  map[string]map[string]string
 	statuses []forge.Status
+	comments []forge.Comment
 	failing  error
 	reported chan struct{}
 	// CloneURL is what Describe says; empty means an address that nobody answers at.
 	CloneURL string
 }
 
-var _ forge.Forge = (*Forge)(nil)
+var (
+	_ forge.Forge     = (*Forge)(nil)
+	_ forge.Commenter = (*Forge)(nil)
+)
 
 // Commit adds a commit with files, and returns its hash.
 func (f *Forge) Commit(files map[string]string) string {
@@ -329,9 +335,55 @@ func (f *Forge) Report(_ context.Context, _ forge.Repo, status forge.Status) err
 		return f.failing
 	}
 	f.statuses = append(f.statuses, status)
+	f.wake()
+	return nil
+}
+
+// Comment implements [forge.Commenter].
+func (f *Forge) Comment(_ context.Context, _ forge.Repo, comment forge.Comment) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failing != nil {
+		return f.failing
+	}
+	f.comments = append(f.comments, comment)
+	f.wake()
+	return nil
+}
+
+// wake wakes who waits for a report. The caller holds the lock.
+func (f *Forge) wake() {
 	if f.reported != nil {
 		close(f.reported)
 		f.reported = nil
 	}
-	return nil
+}
+
+// AwaitComment waits until the newest comment on a pull request has all of the parts.
+func (f *Forge) AwaitComment(t testing.TB, change int64, parts ...string) forge.Comment {
+	t.Helper()
+	limit := time.NewTimer(2 * time.Minute)
+	defer limit.Stop()
+	for {
+		f.mu.Lock()
+		if f.reported == nil {
+			f.reported = make(chan struct{})
+		}
+		next, all := f.reported, f.comments
+		f.mu.Unlock()
+		for _, comment := range slices.Backward(all) {
+			if comment.Change != change {
+				continue
+			}
+			if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(comment.Body, part) }) {
+				return comment
+			}
+			break
+		}
+		select {
+		case <-next:
+		case <-limit.C:
+			t.Fatalf("there was no comment with all of %q; there are %+v", parts, all)
+		}
+	}
 }

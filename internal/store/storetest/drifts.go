@@ -12,7 +12,7 @@ func testDrifts(t *testing.T, s store.Store) {
 	shop := ci.Drift{
 		Environment: "production", Namespace: "shop", Repo: "a/b", Release: 3, Checked: noon, Since: noon.Add(-time.Hour), Heal: true,
 		Objects: []ci.DriftedObject{{
-			Kind: "ConfigMap", Namespace: "shop", Name: "settings", Fields: []ci.DriftedField{{Path: "data.a", Now: "x\x00", Released: "y"}},
+			Kind: "ConfigMap", Namespace: "shop", Name: "settings", Fields: []ci.Field{{Path: "data.a", Old: "x\x00", New: "y"}},
 			By: []ci.Author{{Manager: "kubectl-edit", At: noon}},
 		}},
 		Healed: []ci.Healing{{At: noon, Objects: []string{"configmap/settings data.a"}}}, Fight: "not put back any more",
