@@ -58,7 +58,8 @@ func (f *Flow) permit(ctx context.Context, lease string, number int) (protocol.P
 	}
 	v := visit{event: run.Event, deploy: deploy, now: f.Now()}
 	refused := v.find(rules)
-	if deploy.Action == plan.ActionDiff && refused == "" {
+	// What changes nothing, and what Slipway does of itself, leaves no trace at the gate: no deployment that waits gives way to it.
+	if refused == "" && (deploy.Action == plan.ActionDiff || v.ordered() && v.event.Order.Own) {
 		return f.pass(v)
 	}
 	newer, err := f.newer(ctx, run, v.environment.Name)

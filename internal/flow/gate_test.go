@@ -285,14 +285,14 @@ func TestGateFreeze(t *testing.T) {
 		e.Approvals = 0
 		e.Freezes = []ci.Freeze{{Reason: "holidays", From: now.Add(-time.Hour), Until: now.Add(time.Hour), Override: []string{"ann"}}}
 	})
-	run, lease := d.accept(d.Event(ship("production")))
+	_, lease := d.accept(d.Event(ship("production")))
 	d.want(d.ask(lease), ci.GateWaiting, "production is frozen until "+now.Add(time.Hour).UTC().Format("Monday 15:04 ")+"UTC: holidays")
 	d.Clock.Forward(61 * time.Minute)
 	d.want(d.ask(lease), ci.GatePassed, "")
 	d.end(lease, ci.Success)
 
 	d.change("production", func(e *ci.Environment) { e.Freezes[0].Until = now.Add(24 * time.Hour); e.Approvals = 1 })
-	run, lease = d.accept(d.Event(ship("production")))
+	run, lease := d.accept(d.Event(ship("production")))
 	d.want(d.ask(lease), ci.GateWaiting, "waits for 1 of 1 approvals of production; production is frozen until")
 	if err := d.vote(run, ci.Override, "bob", ""); fault.Of(err).Code != fault.Forbidden || !strings.Contains(err.Error(), "bob may not override the freeze of production; ann may") {
 		t.Errorf("overridden by bob: %v", err)
