@@ -22,7 +22,7 @@ import (
 	"slipway/internal/release"
 )
 
-// ReviewAnnotation, on a namespace, names the review environment that it was made for. With that environment it is removed.
+// ReviewAnnotation on a namespace names the review environment that it was made for. With that environment it is removed.
 const ReviewAnnotation = "slipway/review"
 
 // withNamespace returns the objects of r, with the namespace of a review environment among them unless it is there already and
