@@ -70,34 +70,22 @@ func (f *Flow) permit(ctx context.Context, lease string, number int) (protocol.P
 	if err != nil {
 		return protocol.Permit{}, err
 	}
-	var before ci.Gate
-	gate, err := f.Store.UpdateGate(ctx, run.ID, job.Number, number, func(g *ci.Gate) error {
-		before = *g
-		if g.Since.IsZero() {
-			g.Since = v.now
-		}
-		if g.State == ci.GatePassed && refused != "" { // the rules are gone since, and with them the way in
-			g.State, g.Reason = ci.GateRefused, refused
-		}
-		if g.State != "" && g.State != ci.GateWaiting {
-			return nil
-		}
-		g.Environment = v.environment.Name
-		if g.State, g.Reason = ci.GateRefused, refused; refused == "" {
-			g.State, g.Reason = v.decide(*g, newer)
-		}
-		if g.State != ci.GateWaiting {
-			g.Ended = v.now
+	var gate ci.Gate
+	_, err = f.Store.UpdateGate(ctx, run.ID, job.Number, number, func(g *ci.Gate) error {
+		before := *g
+		v.settle(g, refused, newer)
+		if gate = *g; g.State == before.State && g.Reason == before.Reason {
+			return errSame
 		}
 		return nil
 	})
-	if err != nil {
-		return protocol.Permit{}, fmt.Errorf("keep how a deployment stands at its gate: %w", err)
-	}
-	if gate.State != before.State || gate.Reason != before.Reason {
+	switch {
+	case err == nil:
 		if err := f.showGate(ctx, run, jobID, gate); err != nil {
 			return protocol.Permit{}, err
 		}
+	case !errors.Is(err, errSame):
+		return protocol.Permit{}, fmt.Errorf("keep how a deployment stands at its gate: %w", err)
 	}
 	if gate.State != ci.GatePassed {
 		return protocol.Permit{State: gate.State, Reason: gate.Reason}, nil
@@ -109,6 +97,10 @@ func (f *Flow) permit(ctx context.Context, lease string, number int) (protocol.P
 	}
 	return f.pass(ctx, v, rules)
 }
+
+// errSame ends the change of a gate that stands as it stood: all that wait are looked at whenever any run changes, which must not
+// write each time.
+var errSame = errors.New("the gate has not changed")
 
 // deployOf returns a deploy step of a job as it was planned.
 func (f *Flow) deployOf(ctx context.Context, run ci.Run, job *ci.Job, number int) (*plan.Deploy, error) {
@@ -258,6 +250,26 @@ func allowed(e ci.Environment) string {
 		return "all branches and tags, but no pull requests"
 	}
 	return strings.Join(e.Branches, ", ")
+}
+
+// settle brings a gate to how the step stands now. Refused is why it may not deploy whoever approves, or empty.
+func (v *visit) settle(g *ci.Gate, refused string, newer []ci.Gate) {
+	if g.Since.IsZero() {
+		g.Since = v.now
+	}
+	if g.State == ci.GatePassed && refused != "" { // the rules are gone since, and with them the way in
+		g.State, g.Reason = ci.GateRefused, refused
+	}
+	if g.State != "" && g.State != ci.GateWaiting {
+		return
+	}
+	g.Environment = v.environment.Name
+	if g.State, g.Reason = ci.GateRefused, refused; refused == "" {
+		g.State, g.Reason = v.decide(*g, newer)
+	}
+	if g.State != ci.GateWaiting {
+		g.Ended = v.now
+	}
 }
 
 // decide says how the step stands: what people said so far, the time, and those that came after it.

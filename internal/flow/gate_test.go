@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -345,9 +346,9 @@ func TestGateRaces(t *testing.T) {
 	d.change("production", func(e *ci.Environment) { e.Approvals = 1 })
 	run, lease := d.accept(d.Event(ship("production")))
 	d.want(d.ask(lease), ci.GateWaiting, "")
-	done := make(chan struct{})
-	go func() { defer close(done); _ = d.vote(run, ci.Reject, "cem", "") }()
-	go func() { _ = d.vote(run, ci.Approve, "bob", "") }()
+	var voters sync.WaitGroup
+	voters.Go(func() { _ = d.vote(run, ci.Reject, "cem", "") })
+	voters.Go(func() { _ = d.vote(run, ci.Approve, "bob", "") })
 	var last protocol.Permit
 	for last.State == "" || last.State == ci.GateWaiting {
 		permit, err := d.Permit(t.Context(), lease, 1, last.Reason)
@@ -356,7 +357,7 @@ func TestGateRaces(t *testing.T) {
 		}
 		last = permit
 	}
-	<-done
+	voters.Wait()
 	for range 3 {
 		if again := d.ask(lease); again.State != last.State {
 			t.Errorf("first %s, then %s", last.State, again.State)
