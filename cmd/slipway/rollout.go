@@ -93,16 +93,16 @@ Exit codes: as of "slipway deploy"; 5 if no release comes by steps right now.`,
 	}
 	cmd.AddCommand(
 		newRolloutShowCommand(),
-		newOrderCommand(release.Next, "Go on with the next step now, whatever the present one waits for"),
-		newOrderCommand(release.Finish, "Leave out all further steps: the new version takes the place of the old one"),
-		newOrderCommand(release.Hold, "Stay at the present step until somebody says otherwise"),
-		newOrderCommand(release.Abort, "Go back to the release before, exactly"),
+		newTellCommand(release.Next, "Go on with the next step now, whatever the present one waits for"),
+		newTellCommand(release.Finish, "Leave out all further steps: the new version takes the place of the old one"),
+		newTellCommand(release.Hold, "Stay at the present step until somebody says otherwise"),
+		newTellCommand(release.Abort, "Go back to the release before, exactly"),
 	)
 	return cmd
 }
 
-// newOrderCommand returns the command that gives an order.
-func newOrderCommand(verb release.Verb, short string) *cobra.Command {
+// newTellCommand returns the command that gives an instruction.
+func newTellCommand(verb release.Verb, short string) *cobra.Command {
 	var flags placeFlags
 	cmd := &cobra.Command{
 		Use: string(verb) + " ENV", Short: short, Args: cobra.ExactArgs(1),

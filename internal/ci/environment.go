@@ -97,12 +97,14 @@ const MaxBranchSlug = 30
 var (
 	plainSlug = regexp.MustCompile(`^[a-z0-9](?:[-a-z0-9]*[a-z0-9])?$`)
 	notSlug   = regexp.MustCompile(`[^a-z0-9]+`)
+	// hashed is how the slug of a branch ends that got a hash.
+	hashed = regexp.MustCompile(`(?:^|-)[0-9a-f]{8}$`)
 )
 
-// BranchSlug returns a branch as a part of a DNS label. A branch that is none by itself gets a hash of its name, so that two
-// branches have two slugs.
+// BranchSlug returns a branch as a part of a DNS label. A branch that is none by itself, or looks like the slug of another one, gets
+// a hash of its name, so that two branches have two slugs.
 func BranchSlug(branch string) string {
-	if len(branch) <= MaxBranchSlug && plainSlug.MatchString(branch) {
+	if len(branch) <= MaxBranchSlug && plainSlug.MatchString(branch) && !hashed.MatchString(branch) {
 		return branch
 	}
 	sum := sha256.Sum256([]byte(branch))
@@ -228,6 +230,36 @@ func (e Environment) Check() error {
 		}
 	}
 	return nil
+}
+
+// Reserved is a namespace that belongs to one environment of a repo, so that no other one of the repo deploys there past its rules.
+type Reserved struct {
+	// Cluster is the address of the API server; empty means the runner's own cluster.
+	Cluster     string `json:"cluster,omitempty"`
+	Namespace   string `json:"namespace"`
+	Environment string `json:"environment"`
+}
+
+// Reserve returns the namespaces that a repo's environments and review environments have for themselves, but not those of the
+// given environment.
+func Reserve(environments []Environment, reviews []Review, own Environment) (reserved []Reserved) {
+	add := func(e Environment, name, namespace string) {
+		if namespace != "" && !(e.Cluster == own.Cluster && namespace == own.Namespace) {
+			reserved = append(reserved, Reserved{e.Cluster, namespace, name})
+		}
+	}
+	for _, e := range environments {
+		if !e.Pattern() {
+			add(e, e.Name, e.Namespace)
+			continue
+		}
+		for _, r := range reviews {
+			if r.Pattern == e.Name {
+				add(e, r.Name, r.Namespace)
+			}
+		}
+	}
+	return reserved
 }
 
 // Review is a review environment that exists: what a pattern became for one branch.

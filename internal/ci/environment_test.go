@@ -58,8 +58,11 @@ func TestAllows(t *testing.T) {
 }
 
 func FuzzBranchSlug(f *testing.F) {
-	for _, branch := range []string{"main", "feature/login", "feature-login", "Feature-Login", strings.Repeat("x", 100), "-", "ünï", "", "a--b"} {
+	for _, branch := range []string{"main", "feature/login", "feature-login", "Feature-Login", strings.Repeat("x", 100), "-", "ünï", "", "a--b", "deadbeef"} {
 		f.Add(branch, "main")
+		if slug := ci.BranchSlug(branch); slug != branch {
+			f.Add(branch, slug) // a branch of that very name
+		}
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
 		one, two := ci.BranchSlug(a), ci.BranchSlug(b)

@@ -52,13 +52,3 @@ const (
 	Reject   Choice = "reject"
 	Override Choice = "override" // let it pass although the environment is frozen
 )
-
-// Count returns how many votes of that choice g has.
-func (g Gate) Count(choice Choice) (n int) {
-	for _, v := range g.Votes {
-		if v.Choice == choice {
-			n++
-		}
-	}
-	return n
-}

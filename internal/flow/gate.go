@@ -25,9 +25,13 @@ func (f *Flow) Permit(ctx context.Context, lease string, step int, known string)
 	defer cancel()
 	changes, stop := f.Changes()
 	defer stop()
+	var permit protocol.Permit
 	for {
-		permit, err := f.permit(ctx, lease, step)
-		if err != nil || permit.State != ci.GateWaiting || permit.Reason != known {
+		now, err := f.permit(ctx, lease, step)
+		if err != nil && permit.State == ci.GateWaiting && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return permit, nil // the time was over while it was looked for what has changed
+		}
+		if permit = now; err != nil || permit.State != ci.GateWaiting || permit.Reason != known {
 			return permit, err
 		}
 		select {
@@ -60,40 +64,28 @@ func (f *Flow) permit(ctx context.Context, lease string, number int) (protocol.P
 	refused := v.find(rules)
 	// What changes nothing, and what Slipway does of itself, leaves no trace at the gate: no deployment that waits gives way to it.
 	if refused == "" && (deploy.Action == plan.ActionDiff || v.ordered() && v.event.Order.Own) {
-		return f.pass(v)
+		return f.pass(ctx, v, rules)
 	}
 	newer, err := f.newer(ctx, run, v.environment.Name)
 	if err != nil {
 		return protocol.Permit{}, err
 	}
-	var before ci.Gate
-	gate, err := f.Store.UpdateGate(ctx, run.ID, job.Number, number, func(g *ci.Gate) error {
-		before = *g
-		if g.Since.IsZero() {
-			g.Since = v.now
-		}
-		if g.State == ci.GatePassed && refused != "" { // the rules are gone since, and with them the way in
-			g.State, g.Reason = ci.GateRefused, refused
-		}
-		if g.State != "" && g.State != ci.GateWaiting {
-			return nil
-		}
-		g.Environment = v.environment.Name
-		if g.State, g.Reason = ci.GateRefused, refused; refused == "" {
-			g.State, g.Reason = v.decide(*g, newer)
-		}
-		if g.State != ci.GateWaiting {
-			g.Ended = v.now
+	var gate ci.Gate
+	_, err = f.Store.UpdateGate(ctx, run.ID, job.Number, number, func(g *ci.Gate) error {
+		before := *g
+		v.settle(g, refused, newer)
+		if gate = *g; g.State == before.State && g.Reason == before.Reason {
+			return errSame
 		}
 		return nil
 	})
-	if err != nil {
-		return protocol.Permit{}, fmt.Errorf("keep how a deployment stands at its gate: %w", err)
-	}
-	if gate.State != before.State || gate.Reason != before.Reason {
+	switch {
+	case err == nil:
 		if err := f.showGate(ctx, run, jobID, gate); err != nil {
 			return protocol.Permit{}, err
 		}
+	case !errors.Is(err, errSame):
+		return protocol.Permit{}, fmt.Errorf("keep how a deployment stands at its gate: %w", err)
 	}
 	if gate.State != ci.GatePassed {
 		return protocol.Permit{State: gate.State, Reason: gate.Reason}, nil
@@ -103,8 +95,12 @@ func (f *Flow) permit(ctx context.Context, lease string, number int) (protocol.P
 			return protocol.Permit{}, err
 		}
 	}
-	return f.pass(v)
+	return f.pass(ctx, v, rules)
 }
+
+// errSame ends the change of a gate that stands as it stood: all that wait are looked at whenever any run changes, which must not
+// write each time.
+var errSame = errors.New("the gate has not changed")
 
 // deployOf returns a deploy step of a job as it was planned.
 func (f *Flow) deployOf(ctx context.Context, run ci.Run, job *ci.Job, number int) (*plan.Deploy, error) {
@@ -120,15 +116,19 @@ func (f *Flow) deployOf(ctx context.Context, run ci.Run, job *ci.Job, number int
 }
 
 // pass is the answer to a step that may go on.
-func (f *Flow) pass(v visit) (protocol.Permit, error) {
+func (f *Flow) pass(ctx context.Context, v visit, rules []ci.Environment) (protocol.Permit, error) {
 	kubeconfig, err := f.openKubeconfig(v.rules)
 	if err != nil {
 		return protocol.Permit{}, err
 	}
+	reviews, err := f.Store.ListReviews(ctx, v.rules.Repo)
+	if err != nil {
+		return protocol.Permit{}, fmt.Errorf("list the review environments of %s: %w", v.rules.Repo, err)
+	}
 	e := v.environment
 	return protocol.Permit{
 		State: ci.GatePassed, Environment: e.Name, Namespace: e.Namespace, Policy: e.Policy.With(v.deploy.Policy), URL: e.URL,
-		Kubeconfig: kubeconfig, Review: v.rules.Pattern(),
+		Kubeconfig: kubeconfig, Review: v.rules.Pattern(), Reserved: ci.Reserve(rules, reviews, e),
 	}, nil
 }
 
@@ -252,6 +252,26 @@ func allowed(e ci.Environment) string {
 	return strings.Join(e.Branches, ", ")
 }
 
+// settle brings a gate to how the step stands now. Refused is why it may not deploy whoever approves, or empty.
+func (v *visit) settle(g *ci.Gate, refused string, newer []ci.Gate) {
+	if g.Since.IsZero() {
+		g.Since = v.now
+	}
+	if g.State == ci.GatePassed && refused != "" { // the rules are gone since, and with them the way in
+		g.State, g.Reason = ci.GateRefused, refused
+	}
+	if g.State != "" && g.State != ci.GateWaiting {
+		return
+	}
+	g.Environment = v.environment.Name
+	if g.State, g.Reason = ci.GateRefused, refused; refused == "" {
+		g.State, g.Reason = v.decide(*g, newer)
+	}
+	if g.State != ci.GateWaiting {
+		g.Ended = v.now
+	}
+}
+
 // decide says how the step stands: what people said so far, the time, and those that came after it.
 func (v *visit) decide(g ci.Gate, newer []ci.Gate) (ci.GateState, string) {
 	e := v.environment
@@ -262,9 +282,13 @@ func (v *visit) decide(g ci.Gate, newer []ci.Gate) (ci.GateState, string) {
 		return ci.GatePassed, ""
 	}
 	var waits []string
-	if missing := e.Approvals - g.Count(ci.Approve); missing > 0 {
+	// Who is no approver any more has not approved.
+	approvals := slices.DeleteFunc(slices.Clone(g.Votes), func(vote ci.Vote) bool {
+		return vote.Choice != ci.Approve || len(e.Approvers) > 0 && !ci.Names(e.Approvers, vote.Who)
+	})
+	if missing := e.Approvals - len(approvals); missing > 0 {
 		text := fmt.Sprintf("waits for %d of %d approvals of %s", missing, e.Approvals, e.Name)
-		if by := names(g.Votes, ci.Approve); by != "" {
+		if by := names(approvals); by != "" {
 			text += "; approved by " + by
 		}
 		waits = append(waits, text)
@@ -298,12 +322,11 @@ func rejection(vote ci.Vote) string {
 	return text
 }
 
-func names(votes []ci.Vote, choice ci.Choice) string {
+// names lists who gave votes.
+func names(votes []ci.Vote) string {
 	var who []string
 	for _, v := range votes {
-		if v.Choice == choice {
-			who = append(who, v.Who)
-		}
+		who = append(who, v.Who)
 	}
 	return strings.Join(who, ", ")
 }
@@ -352,8 +375,12 @@ func (f *Flow) Vote(ctx context.Context, b Ballot) ([]ci.Gate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the environments of %s: %w", b.Repo, err)
 	}
+	caused, err := f.caused(ctx, run, b.Who)
+	if err != nil {
+		return nil, err
+	}
 	for _, g := range waiting { // all or none
-		if err := f.mayVote(b, run, g, rules); err != nil {
+		if err := f.mayVote(b, caused, g, rules); err != nil {
 			return nil, err
 		}
 	}
@@ -384,22 +411,49 @@ func (f *Flow) take(g *ci.Gate, b Ballot) error {
 	return nil
 }
 
-// mayVote returns why somebody may not say that of a deployment.
-func (f *Flow) mayVote(b Ballot, run ci.Run, g ci.Gate, rules []ci.Environment) error {
+// maxRestarts bounds how far back it is looked for who caused a run.
+const maxRestarts = 100
+
+// caused reports whether somebody caused a run: by its event, by restarting it, or by an earlier one that it restarts, whose
+// content is theirs.
+func (f *Flow) caused(ctx context.Context, run ci.Run, who string) (bool, error) {
+	for range maxRestarts {
+		if ci.Names([]string{run.Event.Sender, run.Event.By}, who) {
+			return true, nil
+		}
+		if run.Parent == 0 {
+			return false, nil
+		}
+		earlier, err := f.Store.FindRun(ctx, run.Repo, run.Parent)
+		if errors.Is(err, store.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if earlier.Event.Kind != run.Event.Kind || earlier.Event.DeployTo != run.Event.DeployTo { // it was promoted
+			return false, nil
+		}
+		run = earlier
+	}
+	return false, nil
+}
+
+// mayVote returns why somebody may not say that of a deployment. Caused says that the run is theirs.
+func (f *Flow) mayVote(b Ballot, caused bool, g ci.Gate, rules []ci.Environment) error {
 	e, _, ok := ci.FindEnvironment(rules, g.Environment)
 	if !ok {
 		return fault.New(fault.Conflict, "the environment %s has no rules any more", g.Environment)
 	}
 	switch b.Choice {
 	case ci.Approve, ci.Reject:
-		caused := ci.Names([]string{run.Event.Sender, run.Event.By}, b.Who)
 		switch {
 		case caused && b.Choice == ci.Reject:
 			return nil
 		case len(e.Approvers) > 0 && !ci.Names(e.Approvers, b.Who):
 			return fault.New(fault.Forbidden, "%s may not %s deployments to %s; its rules name %s", b.Who, b.Choice, g.Environment, strings.Join(e.Approvers, ", "))
 		case caused && !e.SelfApproval:
-			return fault.New(fault.Forbidden, "%s caused run %d, so somebody else has to approve its deployment to %s", b.Who, run.Number, g.Environment)
+			return fault.New(fault.Forbidden, "%s caused run %d, so somebody else has to approve its deployment to %s", b.Who, b.Run, g.Environment)
 		}
 		return nil
 	case ci.Override:

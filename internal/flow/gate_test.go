@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -345,9 +346,9 @@ func TestGateRaces(t *testing.T) {
 	d.change("production", func(e *ci.Environment) { e.Approvals = 1 })
 	run, lease := d.accept(d.Event(ship("production")))
 	d.want(d.ask(lease), ci.GateWaiting, "")
-	done := make(chan struct{})
-	go func() { defer close(done); _ = d.vote(run, ci.Reject, "cem", "") }()
-	go func() { _ = d.vote(run, ci.Approve, "bob", "") }()
+	var voters sync.WaitGroup
+	voters.Go(func() { _ = d.vote(run, ci.Reject, "cem", "") })
+	voters.Go(func() { _ = d.vote(run, ci.Approve, "bob", "") })
 	var last protocol.Permit
 	for last.State == "" || last.State == ci.GateWaiting {
 		permit, err := d.Permit(t.Context(), lease, 1, last.Reason)
@@ -356,7 +357,7 @@ func TestGateRaces(t *testing.T) {
 		}
 		last = permit
 	}
-	<-done
+	voters.Wait()
 	for range 3 {
 		if again := d.ask(lease); again.State != last.State {
 			t.Errorf("first %s, then %s", last.State, again.State)
@@ -680,4 +681,81 @@ trigger: {event: [promote, rollback], target: [production, staging]}
 	if err != nil || back.Event.Kind != ci.Rollback || back.Status != ci.Pending || len(back.Jobs[0].Steps) != 1 {
 		t.Errorf("%+v, %v", back, err)
 	}
+}
+
+// What a person may not tear down, Slipway does not tear down for them later.
+func TestTeardownRefused(t *testing.T) {
+	d := newDock(t)
+	_, lease := d.accept(d.branch("x", ship("review/x")))
+	d.want(d.ask(lease), ci.GatePassed, "")
+	d.release(lease, 1, "review/x", "shop-x")
+	d.end(lease, ci.Success)
+	d.change("review/*", func(e *ci.Environment) { e.Deployers = []string{"ann"} })
+	run, err := d.Teardown(t.Context(), flowtest.Repo, "review/x", "bob", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease = d.claim(run)
+	d.want(d.ask(lease), ci.GateRefused, "bob may not deploy to review/x")
+	d.end(lease, ci.Failure)
+	d.Clock.Forward(2 * time.Hour)
+	d.tidy()
+	d.reviews(1)
+	if _, err := d.FindRun(t.Context(), flowtest.Repo, run.Number+1); fault.Of(err).Code != fault.NotFound {
+		t.Errorf("it is torn down all the same: %v", err)
+	}
+}
+
+// A step that may go on learns which namespaces are not its own.
+func TestGateReserves(t *testing.T) {
+	d := newDock(t)
+	d.add("staging", func(*ci.Environment) {})
+	_, lease := d.accept(d.branch("x", ship("review/x")))
+	permit := d.ask(lease)
+	shop := ci.Reserved{Cluster: "https://kube.example.com:6443", Namespace: "shop", Environment: "production"}
+	if !slices.Equal(permit.Reserved, []ci.Reserved{shop}) {
+		t.Errorf("for a review environment, %+v are reserved", permit.Reserved)
+	}
+	d.end(lease, ci.Success)
+	_, lease = d.accept(d.Event(ship("staging", "namespace: shop")))
+	permit = d.ask(lease)
+	if review := (ci.Reserved{Cluster: shop.Cluster, Namespace: "shop-x", Environment: "review/x"}); !slices.Equal(permit.Reserved, []ci.Reserved{shop, review}) {
+		t.Errorf("for staging, %+v are reserved", permit.Reserved)
+	}
+}
+
+// What a fork deployed somewhere is no release of the repo.
+func TestForkReleases(t *testing.T) {
+	d := &dock{T: t, Server: flowtest.New(t)}
+	_, lease := d.accept(d.PullRequest(ship("production", "namespace: shop"), true))
+	d.release(lease, 1, "production", "shop")
+	d.end(lease, ci.Success)
+	if releases, err := d.DB.ListReleases(t.Context(), store.ReleaseFilter{Repo: flowtest.Repo}); err != nil || len(releases) != 0 {
+		t.Errorf("released %+v, %v", releases, err)
+	}
+}
+
+// Who caused a run does not approve it in the shape of a restart by somebody else either, and an approval counts as long as its
+// giver may approve.
+func TestGateRestarted(t *testing.T) {
+	d := newDock(t)
+	event := d.Event(ship("production"))
+	event.By = "cem"
+	run, lease := d.accept(event)
+	d.end(lease, ci.Canceled)
+	again, err := d.Flow.Restart(t.Context(), run.Repo, run.Number, "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease = d.claim(again)
+	d.want(d.ask(lease), ci.GateWaiting, "2 of 2")
+	if err := d.vote(again, ci.Approve, "cem", ""); fault.Of(err).Code != fault.Forbidden || !strings.Contains(err.Error(), "cem caused run 2") {
+		t.Errorf("approved by who caused the run that was restarted: %v", err)
+	}
+	if err := d.vote(again, ci.Approve, "bob", ""); err != nil {
+		t.Fatal(err)
+	}
+	d.want(d.ask(lease), ci.GateWaiting, "waits for 1 of 2 approvals of production; approved by bob")
+	d.change("production", func(e *ci.Environment) { e.Approvers = []string{"cem", "ada"} })
+	d.want(d.ask(lease), ci.GateWaiting, "waits for 2 of 2 approvals of production")
 }

@@ -43,7 +43,13 @@ func (f *Flow) appendRecord(ctx context.Context, run *ci.Run, job *ci.Job, e pro
 
 // putRelease stores the release that a step of a run reported. Whose it is says the lease, and not the runner. What a
 // rollback brings back was made of another commit than the run's.
+//
+// What a fork deployed, to a cluster that it brought, is no release of the repo: else a stranger could say what serves in
+// production, and what a rollback asks.
 func (f *Flow) putRelease(ctx context.Context, run *ci.Run, job *ci.Job, e protocol.Release) error {
+	if run.Event.FromFork() {
+		return nil
+	}
 	r := e.Release
 	r.Repo, r.Run, r.Step = run.Repo, run.Number, job.Steps[e.Step-1].Name
 	r.By, r.Link = run.Event.Actor(), f.Link(run.Repo, run.Number)

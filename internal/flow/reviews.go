@@ -172,13 +172,15 @@ func (f *Flow) tidyReview(ctx context.Context, r ci.Review) error {
 	case last.Status == ci.Success && !r.Updated.After(last.Started):
 		return f.forgetReview(ctx, last)
 	}
-	// One that failed for another reason than its time is tried again, too: the branch is gone, for example.
-	due := !r.Ends.IsZero() && f.Now().After(r.Ends) || last.ID != 0 && last.Status.Failed() && r.Updated.Before(last.Created)
+	// One that failed for another reason than its time is tried again, too: the branch is gone, for example. What a person wished is
+	// not: Slipway would do by itself what the gate may have refused to them.
+	own := last.Event.Order != nil && last.Event.Order.Own
+	due := !r.Ends.IsZero() && f.Now().After(r.Ends) || own && last.Status.Failed() && r.Updated.Before(last.Created)
 	if !due || last.ID != 0 && f.Now().Sub(last.Finished) < teardownPause {
 		return nil
 	}
 	reason := "its lifetime is over"
-	if last.ID != 0 && last.Event.Order != nil {
+	if own {
 		reason = last.Event.Order.Reason
 	}
 	run, err := f.Teardown(ctx, r.Repo, r.Name, "", reason)

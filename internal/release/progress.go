@@ -62,19 +62,19 @@ const (
 	Abort  Verb = "abort"  // go back
 )
 
-// Order is a verb for a certain step of a certain release, so that of two people who say the same at once only one is
+// Instruction is a verb for a certain step of a certain release, so that of two people who say the same at once only one is
 // heard.
-type Order struct {
+type Instruction struct {
 	Verb    Verb   `json:"verb"`
 	Release int64  `json:"release"`
 	Step    int    `json:"step"`
 	By      string `json:"by,omitempty"`
 }
 
-// orderAnnotation is where the Lease has an [Order] as JSON.
-const orderAnnotation = "slipway/order"
+// instructionAnnotation is where the Lease has an [Instruction] as JSON.
+const instructionAnnotation = "slipway/instruction"
 
-// Tell gives an order to the release that is under way in p, for its present step. Whoever deploys it looks every second.
+// Tell gives an instruction to the release that is under way in p, for its present step. Whoever deploys it looks every second.
 func (p Place) Tell(ctx context.Context, verb Verb, by string) (Progress, error) {
 	s, err := p.Load(ctx)
 	switch {
@@ -85,15 +85,15 @@ func (p Place) Tell(ctx context.Context, verb Verb, by string) (Progress, error)
 	case s.Progress.Passed && verb != Abort:
 		return Progress{}, fault.New(fault.Conflict, "release %d of %s has passed all its steps already", s.Progress.Release, p)
 	}
-	order := Order{Verb: verb, Release: s.Progress.Release, Step: s.Progress.Step, By: by}
-	data, err := json.Marshal(order)
+	instruction := Instruction{Verb: verb, Release: s.Progress.Release, Step: s.Progress.Step, By: by}
+	data, err := json.Marshal(instruction)
 	if err != nil {
-		return Progress{}, fmt.Errorf("encode an order: %w", err)
+		return Progress{}, fmt.Errorf("encode an instruction: %w", err)
 	}
 	there := false
 	err = p.annotate(ctx, func(annotations map[string]string) {
 		there = true
-		annotations[orderAnnotation] = string(data)
+		annotations[instructionAnnotation] = string(data)
 	})
 	if err == nil && !there {
 		err = fault.New(fault.Conflict, "nobody deploys to %s right now", p)
@@ -101,28 +101,28 @@ func (p Place) Tell(ctx context.Context, verb Verb, by string) (Progress, error)
 	return *s.Progress, err
 }
 
-// Order returns the order that was given last, if there is one.
-func (p Place) Order(ctx context.Context) (Order, bool, error) {
+// Instruction returns the instruction that was given last, if there is one.
+func (p Place) Instruction(ctx context.Context) (Instruction, bool, error) {
 	lease, err := p.lease(ctx)
-	if err != nil || lease == nil || lease.Annotations[orderAnnotation] == "" {
-		return Order{}, false, err
+	if err != nil || lease == nil || lease.Annotations[instructionAnnotation] == "" {
+		return Instruction{}, false, err
 	}
-	var o Order
-	if json.Unmarshal([]byte(lease.Annotations[orderAnnotation]), &o) != nil {
-		return Order{}, false, nil // not written by us
+	var i Instruction
+	if json.Unmarshal([]byte(lease.Annotations[instructionAnnotation]), &i) != nil {
+		return Instruction{}, false, nil // not written by us
 	}
-	return o, true, nil
+	return i, true, nil
 }
 
-// Forget removes an order that came from [Place.Order], unless there is another one by now.
-func (p Place) Forget(ctx context.Context, o Order) error {
-	data, err := json.Marshal(o)
+// Forget removes an instruction that came from [Place.Instruction], unless there is another one by now.
+func (p Place) Forget(ctx context.Context, i Instruction) error {
+	data, err := json.Marshal(i)
 	if err != nil {
-		return fmt.Errorf("encode an order: %w", err)
+		return fmt.Errorf("encode an instruction: %w", err)
 	}
 	return p.annotate(ctx, func(annotations map[string]string) {
-		if annotations[orderAnnotation] == string(data) {
-			delete(annotations, orderAnnotation)
+		if annotations[instructionAnnotation] == string(data) {
+			delete(annotations, instructionAnnotation)
 		}
 	})
 }

@@ -193,6 +193,8 @@ type Step struct {
 	Client func() (*kube.Client, error)
 	// Review makes the namespace as well, and lets [RunTeardown] remove it.
 	Review bool
+	// Reserved are namespaces that other environments of the repo have for themselves: nothing is deployed there.
+	Reserved []ci.Reserved
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
 	Timeout time.Duration
 }
@@ -237,6 +239,10 @@ func (s Step) request(ctx context.Context, out io.Writer) (Request, []manifest.P
 	}
 	request := s.bare(client)
 	request.Objects = rendered.Objects
+	if err := s.keepOut(request); err != nil {
+		client.Close()
+		return Request{}, nil, err
+	}
 	if s.Review {
 		if request.Objects, err = withNamespace(ctx, request, p); err != nil {
 			client.Close()

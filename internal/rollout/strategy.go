@@ -60,7 +60,7 @@ type steps struct {
 	before map[string]manifest.Object
 	// canaries are the Deployments that have a new version.
 	canaries []canary
-	orders   chan release.Order
+	told     chan release.Instruction
 }
 
 // canary is a Deployment that has a new version.
@@ -76,7 +76,7 @@ type canary struct {
 
 // bySteps carries out a strategy that has steps.
 func (d *deployment) bySteps(ctx, applying context.Context, strategy ci.Strategy, differences Differences) (err error) {
-	s := &steps{deployment: d, strategy: strategy, track: trackOf(strategy.Kind), steps: stepsOf(strategy), orders: make(chan release.Order)}
+	s := &steps{deployment: d, strategy: strategy, track: trackOf(strategy.Kind), steps: stepsOf(strategy), told: make(chan release.Instruction)}
 	if err := s.prepare(applying, differences); err != nil {
 		return stopped(ctx, applying, err, "nothing was applied")
 	}
@@ -85,9 +85,9 @@ func (d *deployment) bySteps(ctx, applying context.Context, strategy ci.Strategy
 	}
 	ctx, stop := s.listen(ctx)
 	defer func() {
-		// Somebody's order to go back is the cause, whatever it interrupted.
-		if order := (*aborted)(nil); errors.As(context.Cause(ctx), &order) && err != nil {
-			err = fault.New(fault.Failed, "%s", order)
+		// Somebody's instruction to go back is the cause, whatever it interrupted.
+		if abort := (*aborted)(nil); errors.As(context.Cause(ctx), &abort) && err != nil {
+			err = fault.New(fault.Failed, "%s", abort)
 		}
 		stop()
 	}()
@@ -125,30 +125,30 @@ func (d *deployment) bySteps(ctx, applying context.Context, strategy ci.Strategy
 	return s.replace(ctx, held, order.after)
 }
 
-// aborted is the order to go back.
+// aborted is the instruction to go back.
 type aborted struct{ sentence string }
 
 // Error implements error.
 func (a *aborted) Error() string { return a.sentence }
 
-// listen looks for orders until stop is called. The context that it returns ends when one of them is to go back.
+// listen looks for instructions until stop is called. The context that it returns ends when one of them is to go back.
 func (s *steps) listen(ctx context.Context) (heard context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
-			order, ok, err := s.place.Order(ctx)
+			instruction, ok, err := s.place.Instruction(ctx)
 			if err == nil && ok {
-				err = s.place.Forget(ctx, order)
+				err = s.place.Forget(ctx, instruction)
 			}
-			if err == nil && ok && order.Release == s.record.Number {
-				if order.Verb == release.Abort {
-					cancel(&aborted{fmt.Sprintf("%s was stopped at step %d of %d by %s", s.strategy.Kind, order.Step+1, len(s.steps), orSomebody(order.By))})
+			if err == nil && ok && instruction.Release == s.record.Number {
+				if instruction.Verb == release.Abort {
+					cancel(&aborted{fmt.Sprintf("%s was stopped at step %d of %d by %s", s.strategy.Kind, instruction.Step+1, len(s.steps), orSomebody(instruction.By))})
 					return
 				}
 				select {
-				case s.orders <- order:
+				case s.told <- instruction:
 				case <-ctx.Done():
 				}
 			}

@@ -228,7 +228,7 @@ func TestCanary(t *testing.T) {
 	s.wantLeft("v2", "v2", "v2")
 }
 
-// tell gives an order to the release that is under way, as slipway rollout does.
+// tell gives an instruction to the release that is under way, as slipway rollout does.
 func (s *site) tell(verb release.Verb) {
 	s.t.Helper()
 	if _, err := s.place().Tell(s.t.Context(), verb, "ann"); err != nil {
@@ -236,12 +236,12 @@ func (s *site) tell(verb release.Verb) {
 	}
 }
 
-// TestCanaryByHand goes on, stays and ends by orders, and in a second release goes back by one.
+// TestCanaryByHand goes on, stays and ends by instructions, and in a second release goes back by one.
 func TestCanaryByHand(t *testing.T) {
 	s := start(t)
 	s.must(app())
 	if _, err := s.place().Tell(t.Context(), release.Next, "ann"); fault.Of(err).Code != fault.Conflict || !strings.Contains(err.Error(), "comes by steps right now") {
-		t.Errorf("an order where nothing is under way: %v", err)
+		t.Errorf("an instruction where nothing is under way: %v", err)
 	}
 	steps := []ci.StrategyStep{{Weight: 10, Manual: true}, {Weight: 50, Manual: true}, {Weight: 60, Manual: true}}
 	_, out := s.must(app("v1}", "v2}"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), s.onLine(func(line string) {

@@ -41,18 +41,18 @@ func (s *steps) hold(ctx context.Context, step ci.StrategyStep) (finish bool, er
 			if err := h.count(result); err != nil {
 				return false, err
 			}
-		case order := <-s.orders:
-			switch order.Verb {
+		case instruction := <-s.told:
+			switch instruction.Verb {
 			case release.Finish:
-				s.linef("%s says that no other step is needed", orSomebody(order.By))
+				s.linef("%s says that no other step is needed", orSomebody(instruction.By))
 				return true, nil
 			case release.Next:
-				if order.Step == s.progress.Step {
-					s.linef("%s says to go on", orSomebody(order.By))
+				if instruction.Step == s.progress.Step {
+					s.linef("%s says to go on", orSomebody(instruction.By))
 					return false, nil
 				}
 			case release.Hold:
-				s.linef("%s says to stay here", orSomebody(order.By))
+				s.linef("%s says to stay here", orSomebody(instruction.By))
 				s.progress.Held = true
 				if err := s.save(ctx); err != nil {
 					return false, err

@@ -168,7 +168,7 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 		Workspace: checkout, Manifests: d.Manifests, Namespace: cmp.Or(permit.Namespace, s.resolve(d.Namespace)), Environment: permit.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
-		Policy: permit.Policy, ProbeLocal: s.w.a.Trusted, Review: permit.Review,
+		Policy: permit.Policy, ProbeLocal: s.w.a.Trusted, Review: permit.Review, Reserved: permit.Reserved,
 		Release: ci.Release{
 			Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
 			Author: s.w.a.Author, Title: s.w.a.Title,
