@@ -507,10 +507,13 @@ func (d *deployment) back(ctx context.Context, cause error) error {
 
 // restore brings the objects of an earlier release back exactly, and removes those that came after it.
 func (d *deployment) restore(ctx context.Context, number int64) error {
-	if err := d.withdraw(ctx); err != nil {
+	var record release.Record
+	err := retry(ctx, d.r.Client, d.p, func() (err error) {
+		if err = d.withdraw(ctx); err == nil {
+			record, err = d.place.Find(ctx, number)
+		}
 		return err
-	}
-	record, err := d.place.Find(ctx, number)
+	})
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,8 @@ type steps struct {
 	before map[string]manifest.Object
 	// canaries are the Deployments that have a new version.
 	canaries []canary
-	orders   chan release.Order
+	// orders has the newest order that is not carried out yet, if there is one.
+	orders chan release.Order
 }
 
 // canary is a Deployment that has a new version.
@@ -76,7 +77,7 @@ type canary struct {
 
 // bySteps carries out a strategy that has steps.
 func (d *deployment) bySteps(ctx, applying context.Context, strategy ci.Strategy, differences Differences) (err error) {
-	s := &steps{deployment: d, strategy: strategy, track: trackOf(strategy.Kind), steps: stepsOf(strategy), orders: make(chan release.Order)}
+	s := &steps{deployment: d, strategy: strategy, track: trackOf(strategy.Kind), steps: stepsOf(strategy), orders: make(chan release.Order, 1)}
 	if err := s.prepare(applying, differences); err != nil {
 		return stopped(ctx, applying, err, "nothing was applied")
 	}
@@ -147,10 +148,11 @@ func (s *steps) listen(ctx context.Context) (heard context.Context, stop func())
 					cancel(&aborted{fmt.Sprintf("%s was stopped at step %d of %d by %s", s.strategy.Kind, order.Step+1, len(s.steps), orSomebody(order.By))})
 					return
 				}
-				select {
-				case s.orders <- order:
-				case <-ctx.Done():
+				select { // a newer order counts, and one to go back is heard whatever is under way
+				case <-s.orders:
+				default:
 				}
+				s.orders <- order // nobody else sends
 			}
 			select {
 			case <-ctx.Done():
@@ -409,8 +411,10 @@ func (s *steps) applyFirst(ctx context.Context, order phases, first Differences)
 		if err := s.apply(ctx, applying, order.early); err != nil {
 			return err
 		}
-		if err := s.runHooks(ctx, order.before); err != nil {
-			return err
+		if s.progress.Weight < 0 { // else they have run, and may be gone since
+			if err := s.runHooks(ctx, order.before); err != nil {
+				return err
+			}
 		}
 		if err := s.apply(ctx, applying, first); err != nil {
 			return err
@@ -539,9 +543,9 @@ func (s *steps) take(ctx, applying context.Context, request Request) error {
 
 // clear takes back what a release that did not end has left behind, before another one begins.
 func (d *deployment) clear(ctx context.Context) error {
-	p := d.state.Progress
-	if p == nil || p.Kind != ci.Recreate && d.resumes() {
-		return nil
+	p, s := d.state.Progress, d.r.Policy.Strategy
+	if p == nil || p.Kind != ci.Recreate && d.resumes() && s != nil && s.Kind == p.Kind {
+		return nil // introduce goes on with it
 	}
 	d.p.linef("release %d was left in the middle of its %s; it is taken back first", p.Release, p.Kind)
 	return retry(ctx, d.r.Client, d.p, func() error { return d.withdraw(ctx) })

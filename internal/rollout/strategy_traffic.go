@@ -114,6 +114,8 @@ func (s *steps) routesTo(ctx context.Context, namespace string, services []*unst
 	list.SetGroupVersionKind(mapping.GroupVersionKind.GroupVersion().WithKind(httpRoute.Kind + "List"))
 	err = s.r.Client.Objects.List(ctx, list, client.InNamespace(namespace))
 	switch {
+	case apierrors.IsNotFound(err): // the kind comes or goes just now, so there are none
+		return nil, nil
 	case apierrors.IsForbidden(err):
 		s.linef("whether an HTTPRoute has to share the traffic is not known: %s", s.r.Client.Explain(err))
 		return nil, nil
