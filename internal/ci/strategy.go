@@ -144,6 +144,13 @@ func (s Strategy) Validate() error {
 	return validateChecks(s.After)
 }
 
+// AsksOthers reports whether a check asks another server than the new version, from the machine that deploys.
+func (s Strategy) AsksOthers() bool {
+	outside := func(c Check) bool { return !strings.HasPrefix(c.URL, "/") }
+	return slices.ContainsFunc(s.Checks, outside) || slices.ContainsFunc(s.After, outside) ||
+		slices.ContainsFunc(s.Steps, func(step StrategyStep) bool { return slices.ContainsFunc(step.Checks, outside) })
+}
+
 // Validate reports the first thing that is wrong with a step by itself.
 func (s StrategyStep) Validate() error {
 	switch {
@@ -183,6 +190,8 @@ func (c Check) Validate() error {
 		return fmt.Errorf("url must be an address that begins with http:// or https://, or a path such as /healthz of the new version")
 	case u.User != nil:
 		return fmt.Errorf("url may not have a password, because it would be shown in logs")
+	case path && slices.Contains(strings.Split(u.Path, "/"), ".."):
+		return fmt.Errorf("url may not have .., which would lead out of the new version's own service")
 	case c.Query != "" && path:
 		return fmt.Errorf("url must be the address of Prometheus, which begins with http:// or https://")
 	case c.Query != "" && c.Status != 0:

@@ -44,6 +44,8 @@ func TestStrategyBounds(t *testing.T) {
 		"interval":      {Kind: ci.Canary, Checks: []ci.Check{{URL: "/", Interval: -1}}},
 		"count":         {Kind: ci.Canary, Checks: []ci.Check{{URL: "/", Count: -1}}},
 		"status":        {Kind: ci.Canary, Checks: []ci.Check{{URL: "/", Status: 99}}},
+		"way out":       {Kind: ci.Canary, Checks: []ci.Check{{URL: "/a/../../../../nodes"}}},
+		"hidden way":    {Kind: ci.Canary, Checks: []ci.Check{{URL: "/a%2f.%2e/nodes"}}},
 		"check of step": {Kind: ci.Canary, Steps: []ci.StrategyStep{{Checks: []ci.Check{{}}}}},
 		"after":         {Kind: ci.BlueGreen, After: []ci.Check{{}}},
 		"rolling":       {Kind: ci.Rolling, Deployments: []string{"a"}},
@@ -54,5 +56,23 @@ func TestStrategyBounds(t *testing.T) {
 	}
 	if err := (ci.Strategy{Kind: ci.Canary, Steps: ci.DefaultSteps()}).Validate(); err != nil {
 		t.Errorf("the default is not valid: %v", err)
+	}
+}
+
+func TestStrategyAsksOthers(t *testing.T) {
+	inside, outside := []ci.Check{{URL: "/healthz"}}, []ci.Check{{URL: "/healthz"}, {URL: "http://10.0.0.1/"}}
+	for name, s := range map[string]struct {
+		ci.Strategy
+		want bool
+	}{
+		"none":   {ci.Strategy{Kind: ci.Rolling}, false},
+		"paths":  {ci.Strategy{Kind: ci.BlueGreen, Checks: inside, After: inside}, false},
+		"checks": {ci.Strategy{Kind: ci.BlueGreen, Checks: outside}, true},
+		"after":  {ci.Strategy{Kind: ci.BlueGreen, After: outside}, true},
+		"step":   {ci.Strategy{Kind: ci.Canary, Checks: inside, Steps: []ci.StrategyStep{{}, {Checks: outside}}}, true},
+	} {
+		if got := s.AsksOthers(); got != s.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }

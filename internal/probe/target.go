@@ -43,12 +43,19 @@ var metadata = []netip.Addr{
 	netip.MustParseAddr("192.0.0.192"),     // Oracle
 }
 
+// nat64 is where networks without IPv4 have all of its addresses (RFC 6052).
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
 // errAddress is the error of an address that requests must not go to.
 var errAddress = errors.New("requests may not go to this address")
 
 // permit returns an error if no request may go to an address.
 func permit(a netip.Addr, local bool) error {
 	a = a.Unmap().WithZone("")
+	if nat64.Contains(a) {
+		all := a.As16()
+		a = netip.AddrFrom4([4]byte(all[12:]))
+	}
 	forbidden := a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	for _, m := range metadata {
 		forbidden = forbidden || a == m

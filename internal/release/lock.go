@@ -108,6 +108,7 @@ func (l *Lock) Unlock(ctx context.Context) {
 		none := ""
 		lease.Spec.HolderIdentity = &none
 		delete(lease.Annotations, reasonAnnotation)
+		delete(lease.Annotations, instructionAnnotation) // it was for the release that has ended
 		if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: "slipway"}); !apierrors.IsConflict(err) {
 			return
 		}

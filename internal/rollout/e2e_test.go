@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -11,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -94,6 +97,20 @@ type site struct {
 	dir    string
 	line   func(string) // called for each line of output, if set
 	config []byte       // a kubeconfig to use instead of the administrator's, if set
+}
+
+// TestMain runs a few tests at once however few processors there are, unless the command line says how many: most of their
+// time they wait for the cluster.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil {
+			panic(err)
+		}
+	}
+	m.Run()
 }
 
 func start(t *testing.T) *site {

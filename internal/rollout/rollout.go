@@ -59,6 +59,9 @@ type Request struct {
 	// Picture, if it is set, is shown how far the deployment is, at most twice a second and at its end. It is called by
 	// the goroutine of the deployment, and must not keep it waiting.
 	Picture func(ci.Rollout)
+	// Waits, if it is set, is called when the deployment begins to wait for a pause, for checks or for people, and what it
+	// returns when it goes on: that time, which may be days, should not count against limits of the caller.
+	Waits func() (over func())
 
 	// manual is set for a rollback by hand: Jobs are not run again.
 	manual bool
@@ -187,8 +190,9 @@ type Step struct {
 	// Policy and ProbeLocal are as in [Request].
 	Policy     ci.Policy
 	ProbeLocal bool
-	// Picture is as in [Request].
+	// Picture and Waits are as in [Request].
 	Picture func(ci.Rollout)
+	Waits   func() (over func())
 	// Client makes a client of the runner's own cluster, which Run closes; nil means that there is none.
 	Client func() (*kube.Client, error)
 	// Review makes the namespace as well, and lets [RunTeardown] remove it.
@@ -264,6 +268,7 @@ func (s Step) bare(client *kube.Client) Request {
 		Policy:      s.Policy,
 		ProbeLocal:  s.ProbeLocal,
 		Picture:     s.Picture,
+		Waits:       s.Waits,
 		Mask:        s.Mask,
 		Timeout:     s.Timeout,
 	}

@@ -60,7 +60,8 @@ type steps struct {
 	before map[string]manifest.Object
 	// canaries are the Deployments that have a new version.
 	canaries []canary
-	told     chan release.Instruction
+	// told has the newest instruction that is not carried out yet, if there is one.
+	told chan release.Instruction
 }
 
 // canary is a Deployment that has a new version.
@@ -76,7 +77,7 @@ type canary struct {
 
 // bySteps carries out a strategy that has steps.
 func (d *deployment) bySteps(ctx, applying context.Context, strategy ci.Strategy, differences Differences) (err error) {
-	s := &steps{deployment: d, strategy: strategy, track: trackOf(strategy.Kind), steps: stepsOf(strategy), told: make(chan release.Instruction)}
+	s := &steps{deployment: d, strategy: strategy, track: trackOf(strategy.Kind), steps: stepsOf(strategy), told: make(chan release.Instruction, 1)}
 	if err := s.prepare(applying, differences); err != nil {
 		return stopped(ctx, applying, err, "nothing was applied")
 	}
@@ -147,10 +148,11 @@ func (s *steps) listen(ctx context.Context) (heard context.Context, stop func())
 					cancel(&aborted{fmt.Sprintf("%s was stopped at step %d of %d by %s", s.strategy.Kind, instruction.Step+1, len(s.steps), orSomebody(instruction.By))})
 					return
 				}
-				select {
-				case s.told <- instruction:
-				case <-ctx.Done():
+				select { // a newer instruction counts, and one to go back is heard whatever is under way
+				case <-s.told:
+				default:
 				}
+				s.told <- instruction // nobody else sends
 			}
 			select {
 			case <-ctx.Done():
@@ -409,8 +411,10 @@ func (s *steps) applyFirst(ctx context.Context, order phases, first Differences)
 		if err := s.apply(ctx, applying, order.early); err != nil {
 			return err
 		}
-		if err := s.runHooks(ctx, order.before); err != nil {
-			return err
+		if s.progress.Weight < 0 { // else they have run, and may be gone since
+			if err := s.runHooks(ctx, order.before); err != nil {
+				return err
+			}
 		}
 		if err := s.apply(ctx, applying, first); err != nil {
 			return err
@@ -535,82 +539,4 @@ func (s *steps) take(ctx, applying context.Context, request Request) error {
 		}
 	}
 	return nil
-}
-
-// clear takes back what a release that did not end has left behind, before another one begins.
-func (d *deployment) clear(ctx context.Context) error {
-	p := d.state.Progress
-	if p == nil || p.Kind != ci.Recreate && d.resumes() {
-		return nil
-	}
-	d.p.linef("release %d was left in the middle of its %s; it is taken back first", p.Release, p.Kind)
-	return retry(ctx, d.r.Client, d.p, func() error { return d.withdraw(ctx) })
-}
-
-// resumes reports whether this process goes on with a release that another has begun.
-func (d *deployment) resumes() bool {
-	return d.state.Pending && d.state.Latest.Run > 0 && d.state.Latest.Run == d.r.Release.Run
-}
-
-// withdraw takes a release that comes by steps out of the cluster: all traffic goes to the version before, and what was
-// temporary is gone. It may be repeated.
-func (d *deployment) withdraw(ctx context.Context) error {
-	p := d.state.Progress
-	switch {
-	case p == nil:
-		return nil
-	case p.Kind == ci.Recreate:
-		return d.endRecreate(ctx)
-	}
-	record, err := d.place.Find(ctx, d.state.Current)
-	if err != nil {
-		return err
-	}
-	s := &steps{deployment: d, strategy: ci.Strategy{Kind: p.Kind}, track: trackOf(p.Kind), progress: p, before: byKey(objectsOf(record))}
-	saved := d.deadline
-	defer func() { d.deadline = saved }()
-	if err := s.within(ctx, s.takeBack); err != nil {
-		return err
-	}
-	d.state.Objects = release.Without(d.state.Objects, p.Temporary)
-	return d.saveProgress(ctx, nil)
-}
-
-// takeBack is the way of withdraw: first the version before has all its pods, then all the traffic, and then the new
-// version goes.
-func (s *steps) takeBack(ctx context.Context) error {
-	request := s.r
-	request.Objects = nil
-	for _, w := range s.progress.Workloads {
-		if o := s.before[w.Key()]; o.Unstructured != nil {
-			request.Objects = append(request.Objects, o)
-		}
-	}
-	differences, err := diff(ctx, request)
-	if err == nil {
-		err = differences.Err()
-	}
-	if err != nil {
-		return err
-	}
-	if _, err := apply(ctx, request, differences, s.p); err != nil {
-		return err
-	}
-	for i, w := range s.progress.Workloads {
-		if _, says := replicasOf(differences[i].Object.Unstructured); says || differences[i].live == nil {
-			continue
-		}
-		if live, _ := replicasOf(differences[i].live); live < w.Replicas {
-			if err := s.scale(ctx, w.Ref, w.Replicas); err != nil {
-				return err
-			}
-		}
-	}
-	if _, err := watch(ctx, request, s.deadline, s.timeout, s.p); err != nil {
-		return err
-	}
-	if err := s.directBack(ctx); err != nil {
-		return err
-	}
-	return s.discard(ctx)
 }

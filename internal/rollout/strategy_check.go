@@ -61,11 +61,12 @@ func (s *steps) try(ctx context.Context, check ci.Check) (text string, ok bool) 
 		status, err := get(ctx, s.checkClient(), check.URL)
 		return judge(check, status, err)
 	}
-	for _, c := range s.canaries {
-		if len(c.services) == 0 {
+	for i := range s.canaries {
+		services := s.canaries[i].services // the rest may be changed meanwhile
+		if len(services) == 0 {
 			continue
 		}
-		status, err := s.proxied(ctx, temporaryService(c.services[0], s.track), check.URL)
+		status, err := s.proxied(ctx, temporaryService(services[0], s.track), check.URL)
 		if text, ok = judge(check, status, err); !ok {
 			return text, false
 		}
@@ -126,7 +127,7 @@ func (s *steps) proxied(ctx context.Context, service *unstructured.Unstructured,
 		return 0, err
 	}
 	request := s.r.Client.Core.CoreV1().RESTClient().Get().
-		AbsPath("/api/v1/namespaces/" + service.GetNamespace() + "/services/" + name + "/proxy" + u.EscapedPath()).MaxRetries(0)
+		AbsPath("/api/v1/namespaces/" + service.GetNamespace() + "/services/" + name + "/proxy" + u.Path).MaxRetries(0)
 	for key, values := range u.Query() {
 		for _, value := range values {
 			request = request.Param(key, value)

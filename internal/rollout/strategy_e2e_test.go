@@ -244,7 +244,11 @@ func TestCanaryByHand(t *testing.T) {
 		t.Errorf("an instruction where nothing is under way: %v", err)
 	}
 	steps := []ci.StrategyStep{{Weight: 10, Manual: true}, {Weight: 50, Manual: true}, {Weight: 60, Manual: true}}
-	_, out := s.must(app("v1}", "v2}"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), s.onLine(func(line string) {
+	waits, over := 0, 0
+	waiting := func(step *rollout.Step) {
+		step.Waits = func() func() { waits++; return func() { over++ } }
+	}
+	_, out := s.must(app("v1}", "v2}"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), waiting, s.onLine(func(line string) {
 		switch {
 		case strings.HasPrefix(line, "canary: step 1 of 3: waiting until somebody says: slipway rollout next test -n "+s.Namespace):
 			s.tell(release.Hold)
@@ -257,6 +261,9 @@ func TestCanaryByHand(t *testing.T) {
 	wantLines(t, out, "canary: ann says to go on", "canary: ann says that no other step is needed", "canary: 33 % of the traffic of deployment/web goes to the new version (1 of 3 pods)")
 	if strings.Contains(out, "step 3 of 3") {
 		t.Error("there was a step after all was said to be over")
+	}
+	if waits != 2 || over != 2 {
+		t.Errorf("it waited %d times, and %d times that was over", waits, over)
 	}
 	s.wantPlain("deployment.apps/web", "service/web")
 
@@ -277,6 +284,31 @@ func TestCanaryByHand(t *testing.T) {
 	wantLines(t, out, "deployment/web-canary: deleted", "service/web-canary: deleted")
 	s.wantPlain("deployment.apps/web", "service/web")
 	s.wantLeft("v2", "v2")
+}
+
+// TestCanaryNeverReady has a new version whose pods never get ready: nobody has to wait for the end of its time to go back,
+// and at that end the error says what was waited for.
+func TestCanaryNeverReady(t *testing.T) {
+	s := start(t)
+	s.must(app())
+	unready := app("v1}", "v2}", "path: /,", "path: /broken,")
+	canary := by(ci.Strategy{Kind: ci.Canary, Steps: []ci.StrategyStep{{Weight: 10}}})
+	s.fails(unready, fault.Failed, []string{"deployment/web-canary: not rolled out within 10s", "ROLLED BACK: release 1 serves again"}, canary,
+		func(step *rollout.Step) { step.Timeout = 10 * time.Second })
+	s.fails(unready, fault.Failed, []string{"canary was stopped at step 1 of 1 by ann", "ROLLED BACK: release 1 serves again"}, canary, s.onLine(func(line string) {
+		if !strings.HasPrefix(line, "deployment/web-canary: created") {
+			return
+		}
+		s.tell(release.Next) // is for when the step is reached, and in nobody's way
+		for {
+			if _, there, err := s.place().Instruction(t.Context()); err != nil || !there {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		s.tell(release.Abort)
+	}))
+	s.wantPlain("deployment.apps/web", "service/web")
 }
 
 // prometheus answers queries as the documentation of the HTTP API of Prometheus has it ("Instant queries"), with one value
@@ -342,6 +374,7 @@ func TestCanaryCrashes(t *testing.T) {
 func TestStrategyResumed(t *testing.T) {
 	s := start(t)
 	s.must(app())
+	yaml := app("v1}", "v2}") + migration("before", "v2", "succeed") + config("settings", "v2")
 	strategy := ci.Strategy{Kind: ci.Canary, Steps: []ci.StrategyStep{{Weight: 10}, {Weight: 50, Pause: 2}, {Weight: 100}}}
 	run := func(step *rollout.Step) {
 		step.Release = ci.Release{Run: 7, Step: "deploy"}
@@ -349,7 +382,7 @@ func TestStrategyResumed(t *testing.T) {
 	}
 	ctx, kill := context.WithCancel(t.Context())
 	defer kill()
-	_, _, err := s.deploy(ctx, app("v1}", "v2}"), run, by(strategy), s.onLine(func(line string) {
+	_, _, err := s.deploy(ctx, yaml, run, by(strategy), s.onLine(func(line string) {
 		if strings.HasPrefix(line, "canary: step 2 of 3") {
 			kill()
 		}
@@ -357,14 +390,18 @@ func TestStrategyResumed(t *testing.T) {
 	if p := s.state().Progress; err == nil || p == nil || p.Step != 1 || p.Weight != 50 {
 		t.Fatalf("it was not interrupted at its second step: %v, %+v", err, p)
 	}
-	s.wantThere("deployment.apps/web", "deployment.apps/web-canary", "service/web", "service/web-canary")
+	s.wantThere("deployment.apps/web", "deployment.apps/web-canary", "configmap/settings", "service/web", "service/web-canary", "job.batch/migrate-before")
 	s.line = nil
-	_, out := s.must(app("v1}", "v2}"), run, by(strategy))
+	s.Kubectl("delete", "job", "migrate-before") // as one that shall not stay long after its end
+	_, out := s.must(yaml, run, by(strategy))
 	wantLines(t, out, "going on with release 2, which was not finished", "canary: passed; release 2 takes the place of release 1")
-	if strings.Contains(out, "web-canary: created") {
+	if strings.Contains(out, "web-canary: created") || strings.Contains(out, "runs before the rest") {
 		t.Error("the successor began anew")
 	}
-	s.wantPlain("deployment.apps/web", "service/web")
+	if state := s.state(); state.Progress != nil || state.Pending || state.Current != 2 {
+		t.Errorf("the state is %+v", state)
+	}
+	s.wantThere("deployment.apps/web", "configmap/settings", "service/web")
 	s.wantLeft("v2", "v2")
 }
 
@@ -409,6 +446,12 @@ func TestStrategyLeftBehind(t *testing.T) {
 	}
 	s.wantPlain("deployment.apps/web", "service/web")
 	s.wantLeft("v3", "v3")
+	// The environment has another strategy by the time the successor of a runner goes on.
+	leave(9, app("v1}", "v5}"), "blue-green: the new version of deployment/web is up")
+	_, out = s.must(app("v1}", "v5}"), func(step *rollout.Step) { step.Release = ci.Release{Run: 9, Step: "deploy"} })
+	wantLines(t, out, "release 6 was left in the middle of its blue-green; it is taken back first", "going on with release 6, which was not finished")
+	s.wantPlain("deployment.apps/web", "service/web")
+	s.wantLeft("v5", "v5")
 }
 
 // TestStrategyRefused has strategies that cannot be carried out: nothing changes.
@@ -448,6 +491,17 @@ func TestRecreate(t *testing.T) {
 	s.fails(app("v1}", "v3}", "MODE, value: serve", "MODE, value: crash"), fault.Failed, []string{"exits with code 3", "ROLLED BACK: release 2 serves again"}, recreate)
 	s.wantLeft("v2", "v2")
 	s.wantPlain("deployment.apps/web", "service/web")
+	// It is canceled while the old pods end.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, _, err := s.deploy(ctx, app("v1}", "v4}"), recreate, s.onLine(func(line string) {
+		if strings.HasPrefix(line, "deployment/web: configured") {
+			cancel()
+		}
+	}))
+	wantError(t, err, fault.Failed, "canceled", "ROLLED BACK: release 2 serves again")
+	s.line = nil
+	s.wantLeft("v2", "v2")
 	if _, err := s.rollback(1); err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,9 @@ func (s *steps) hold(ctx context.Context, step ci.StrategyStep) (finish bool, er
 		return false, err
 	}
 	h.announce()
+	if s.r.Waits != nil && !h.over() {
+		defer s.r.Waits()()
+	}
 	stop := h.ask(ctx)
 	defer stop()
 	tick := time.NewTicker(interval)

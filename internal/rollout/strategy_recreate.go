@@ -8,11 +8,15 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"slipway/internal/ci"
+	"slipway/internal/fault"
 	"slipway/internal/manifest"
 	"slipway/internal/release"
 )
@@ -85,11 +89,73 @@ func (d *deployment) endRecreate(ctx context.Context) error {
 		if live == nil {
 			continue
 		}
+		if paused, _, _ := unstructured.NestedBool(live.Object, "spec", "paused"); !paused {
+			if err := d.alone(ctx, w.Ref); err != nil {
+				return err
+			}
+		}
 		if err := d.rollAgain(ctx, manifest.Object{Unstructured: w.Object()}); err != nil {
 			return err
 		}
 	}
 	return d.saveProgress(ctx, nil)
+}
+
+// alone waits until all pods of a Deployment are of its present version. If it could roll before that, its new pods would
+// begin beside the old ones that still end.
+func (d *deployment) alone(ctx context.Context, ref release.Ref) error {
+	for {
+		done := false
+		err := retry(ctx, d.r.Client, d.p, func() (err error) {
+			done, err = d.isAlone(ctx, ref)
+			return optional(err)
+		})
+		if err != nil || done {
+			return err
+		}
+		if sleep(ctx, interval) != nil {
+			return fault.New(fault.Failed, "the old pods of %s did not end in time", manifest.Name(ref.Object()))
+		}
+	}
+}
+
+// isAlone reports whether the present version of a Deployment has a ReplicaSet with all its pods, and there are no others. What
+// the account may not look at is taken for true.
+func (d *deployment) isAlone(ctx context.Context, ref release.Ref) (bool, error) {
+	live, err := d.r.Client.Core.AppsV1().Deployments(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+	if err != nil {
+		return true, err
+	}
+	selected := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(live.Spec.Selector)}
+	sets, err := d.r.Client.Core.AppsV1().ReplicaSets(ref.Namespace).List(ctx, selected)
+	if err != nil {
+		return true, err
+	}
+	i := slices.IndexFunc(sets.Items, func(set appsv1.ReplicaSet) bool { return metav1.IsControlledBy(&set, live) && isOf(&set, live) })
+	if i < 0 || !hasPods(&sets.Items[i]) {
+		return false, nil
+	}
+	hash := sets.Items[i].Labels[hashLabel]
+	pods, err := d.r.Client.Core.CoreV1().Pods(ref.Namespace).List(ctx, selected)
+	if err != nil {
+		return true, err
+	}
+	return !slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool { return pod.Labels[hashLabel] != hash }), nil
+}
+
+// isOf reports whether a ReplicaSet has the pods that its Deployment wants. The revisions, which both have, say that late.
+func isOf(set *appsv1.ReplicaSet, d *appsv1.Deployment) bool {
+	template := set.Spec.Template.DeepCopy()
+	delete(template.Labels, hashLabel)
+	return equality.Semantic.DeepEqual(*template, d.Spec.Template)
+}
+
+// hasPods reports whether a ReplicaSet has made its pods, as far as it can.
+func hasPods(set *appsv1.ReplicaSet) bool {
+	fails := slices.ContainsFunc(set.Status.Conditions, func(c appsv1.ReplicaSetCondition) bool {
+		return c.Type == appsv1.ReplicaSetReplicaFailure && c.Status == corev1.ConditionTrue
+	})
+	return set.Status.ObservedGeneration >= set.Generation && (set.Status.Replicas >= replicas(set.Spec.Replicas) || fails)
 }
 
 // recreated reports whether an object is a Deployment that is in the cluster and gets other pods.

@@ -114,6 +114,8 @@ func (s *steps) routesTo(ctx context.Context, namespace string, services []*unst
 	list.SetGroupVersionKind(mapping.GroupVersionKind.GroupVersion().WithKind(httpRoute.Kind + "List"))
 	err = s.r.Client.Objects.List(ctx, list, client.InNamespace(namespace))
 	switch {
+	case apierrors.IsNotFound(err): // the kind comes or goes just now, so there are none
+		return nil, nil
 	case apierrors.IsForbidden(err):
 		s.linef("whether an HTTPRoute has to share the traffic is not known: %s", s.r.Client.Explain(err))
 		return nil, nil
@@ -431,27 +433,6 @@ func (s *steps) putRules(ctx context.Context, route release.Route, rules []any) 
 	return nil
 }
 
-// returnForeign gives routes of others the rules back that they had before a release that has not ended.
-func (d *deployment) returnForeign(ctx context.Context) error {
-	if d.state.Progress == nil {
-		return nil
-	}
-	s := &steps{deployment: d, progress: d.state.Progress}
-	for _, route := range s.progress.Routes {
-		if len(route.Rules) == 0 {
-			continue
-		}
-		rules, err := s.rulesBefore(route)
-		if err != nil {
-			return err
-		}
-		if err := s.putRules(ctx, route, rules); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // settle waits until the cluster sends the traffic of a Deployment's Services to who.
 func (s *steps) settle(ctx context.Context, c *canary, who audience) error {
 	for _, service := range c.services {
@@ -528,98 +509,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-// directBack gives all traffic to the version before, which is rolled out.
-func (s *steps) directBack(ctx context.Context) error {
-	wait := false
-	for _, w := range s.progress.Workloads {
-		before, ok := s.before[w.Key()]
-		if !ok {
-			continue
-		}
-		c := canary{Workload: w, before: before.Unstructured}
-		for _, ref := range s.progress.Services {
-			service, ok := s.before[ref.Key()]
-			if !ok || ref.Namespace != w.Namespace || !selects(service.Unstructured, podLabels(c.before)) {
-				continue
-			}
-			live, err := s.find(ctx, service.Unstructured)
-			if err != nil {
-				return err
-			}
-			if live != nil && !maps.Equal(selectorOf(live), selectorOf(service.Unstructured)) {
-				c.services = append(c.services, service.Unstructured)
-			}
-		}
-		if err := s.direct(ctx, &c, oldOnly); err != nil {
-			return err
-		}
-		if err := s.settle(ctx, &c, oldOnly); err != nil {
-			return err
-		}
-	}
-	for _, route := range s.progress.Routes {
-		rules, err := s.rulesBefore(route)
-		if err == nil {
-			err = s.putRules(ctx, route, rules)
-		}
-		if err != nil {
-			return err
-		}
-		wait = true
-	}
-	if wait {
-		return sleep(ctx, notice)
-	}
-	return nil
-}
-
-// discard removes what was temporary, of which nothing gets traffic any more: the pods first, so that the Services can be
-// again as their manifests say.
-func (s *steps) discard(ctx context.Context) error {
-	for _, ref := range s.progress.Temporary {
-		if isDeployment(ref.Object()) {
-			if err := s.delete(ctx, ref); err != nil {
-				return err
-			}
-		}
-	}
-	for _, w := range s.progress.Workloads {
-		before, ok := s.before[w.Key()]
-		for ok {
-			pods, err := s.pods(ctx, w.Namespace, with(selectorLabels(before.Unstructured), TrackLabel, s.track))
-			if apierrors.IsForbidden(err) || err == nil && len(pods) == 0 {
-				break
-			}
-			if err != nil {
-				return err
-			}
-			if err := sleep(ctx, interval); err != nil {
-				return err
-			}
-		}
-	}
-	for _, ref := range s.progress.Services {
-		service, ok := s.before[ref.Key()]
-		if !ok {
-			continue
-		}
-		if err := s.put(ctx, service.Unstructured); err != nil {
-			return err
-		}
-	}
-	for _, ref := range s.progress.Temporary {
-		if err := s.delete(ctx, ref); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func selectorLabels(deployment *unstructured.Unstructured) map[string]string {
-	labels, _, _ := unstructured.NestedStringMap(deployment.Object, "spec", "selector", "matchLabels")
-	return labels
 }
 
 // delete removes a temporary object.

@@ -3,6 +3,7 @@ package rollout
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -26,8 +27,8 @@ const (
 
 // Watch follows the objects of r, which were applied, until all are rolled out, one fails for certain, or r.Timeout is
 // over. It writes a line to out when a status changes, and, on failure, the last log lines of the container that is to
-// blame. While the API server does not answer, it tries again. When ctx is canceled it returns at once. The statuses are
-// those that it saw last, in the order of the objects.
+// blame. While the API server does not answer, it tries again. When ctx is canceled it returns at once; a deadline of ctx
+// is taken for r.Timeout. The statuses are those that it saw last, in the order of the objects.
 func Watch(ctx context.Context, r Request, out io.Writer) ([]Status, error) {
 	timeout := cmp.Or(r.Timeout, DefaultTimeout)
 	return watch(ctx, r, time.Now().Add(timeout), timeout, newPrinter(out))
@@ -59,12 +60,12 @@ func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Dura
 	for {
 		err := w.look(limited)
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 			w.tell(true)
 			return w.statuses, w.canceled(context.Cause(ctx))
 		case limited.Err() != nil:
 			// The causes are worth a little more time.
-			late, cancel := context.WithTimeout(ctx, 10*time.Second)
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 			defer cancel()
 			return w.statuses, w.overdue(late)
 		case w.server.again(limited, err):

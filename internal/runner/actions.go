@@ -103,7 +103,7 @@ func (s *stepRun) deploy(ctx context.Context) error {
 		return err
 	}
 	defer step.Workspace.Close()
-	step.Picture = s.picture
+	step.Picture, step.Waits = s.picture, s.w.wait
 	var result rollout.Result
 	switch action := s.step.Deploy.Action; action {
 	case plan.ActionDeploy:
@@ -159,6 +159,9 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 	}
 	if permit.Policy.Probe != nil && s.w.a.Fork && d.Action == plan.ActionDeploy {
 		return rollout.Step{}, fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave the probe out for pull requests")
+	}
+	if strategy := permit.Policy.Strategy; strategy != nil && strategy.AsksOthers() && s.w.a.Fork && d.Action == plan.ActionDeploy {
+		return rollout.Step{}, fault.New(fault.Forbidden, "a fork's pull request may not have requests sent from the runner's machine; leave out the strategy's checks with a whole url for pull requests")
 	}
 	checkout, err := s.openCheckout()
 	if err != nil {

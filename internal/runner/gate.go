@@ -41,12 +41,17 @@ func (s *stepRun) permit() (protocol.Permit, error) {
 		if permit.Reason != known {
 			s.log.say(permit.Reason)
 			if known == "" {
-				resume, sit := s.w.limit.pause(), s.w.seats.lend()
-				waiting = func() { resume(); sit() }
+				waiting = s.w.wait()
 			}
 			known = permit.Reason
 		}
 	}
+}
+
+// wait begins a time that does not count against the job's time limit, and in which other jobs may have its seat.
+func (w *walk) wait() (over func()) {
+	resume, sit := w.limit.pause(), w.seats.lend()
+	return func() { resume(); sit() }
 }
 
 // placeVariables are what manifests may say of where they are deployed to, if the environment has rules that know.

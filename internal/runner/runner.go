@@ -227,6 +227,10 @@ func (r *Runner) resume(ctx context.Context, journal *journal, seats *seats) {
 	})
 	switch {
 	case err == nil:
+		// A release may have been held for days, which did not count: it needs time to come to where it was, or to go back.
+		if least := time.Now().Add(rollout.DefaultTimeout); a.Deadline.Before(least) {
+			a.Deadline = least
+		}
 		r.carry(ctx, a, journal, seats)
 	case errors.Is(err, protocol.ErrLeaseLost):
 		r.log.Warn("a job of an earlier runner is no longer ours; removing it", "journal", journal.dir)
