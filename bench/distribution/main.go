@@ -91,10 +91,11 @@ func (r *registry) measure(span time.Duration, plain *plainServer, content []byt
 	}
 	keep(&r.best.push, push)
 
-	layer := random(1 << 20)
-	if err := r.push(layer, "one"); err != nil {
+	megabyte := random(1 << 20)
+	if err := r.push(megabyte, "one"); err != nil {
 		return err
 	}
+	layer := digest(megabyte)
 	pull, err := rate(span, func() error { return r.pull(client, layer, "one") })
 	if err != nil {
 		return fmt.Errorf("pull: %w", err)
@@ -102,14 +103,14 @@ func (r *registry) measure(span time.Duration, plain *plainServer, content []byt
 	keep(&r.best.pull, pull)
 
 	rand.Read(content[:32]) // not the blob of the turn before
-	digest := digest(content)
+	blob := digest(content)
 	streamed, err := r.peak(func() error {
 		return errors.Join(
 			timed(&plain.best.up, large/1e6, func() error { return plain.write(content) }),
-			timed(&r.best.up, large/1e6, func() error { return r.putBlob(content) }),
+			timed(&r.best.up, large/1e6, func() error { return r.putBlob(content, blob) }),
 			timed(&plain.best.down, large/1e6, func() error { return fetch(client, plain.url+"/blob", "") }),
 			timed(&r.best.down, large/1e6, func() error {
-				return fetch(client, r.url+"/v2/"+repository+"/blobs/"+digest, r.token)
+				return fetch(client, r.url+"/v2/"+repository+"/blobs/"+blob, r.token)
 			}))
 	})
 	if err != nil {
