@@ -249,6 +249,12 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 			buffer, other = other, buffer
 		}
 		if err == io.EOF {
+			if bounded && room > u.size { // what came since the last question has not been asked about
+				if err := h.store.CheckQuota(r.Context(), repository, u.size); err != nil {
+					h.dropUpload(u, true)
+					return err
+				}
+			}
 			return nil
 		}
 		if err != nil {
