@@ -188,6 +188,9 @@ func (s *stress) pushImage(repository, tag string) (manifest []byte, accepted bo
 		}
 		layers = append(layers, descriptor(mediaLayer, blob))
 	}
+	if rand.IntN(3) == 0 { // a slow client, which refers late to what it found
+		time.Sleep(rand.N(stressGrace / 3))
+	}
 	manifest = encode(object{
 		"schemaVersion": 2, "mediaType": mediaImage, "layers": layers[1:], "config": layers[0],
 	})
@@ -333,11 +336,24 @@ func (s *stress) give(repository, tag string, pushed image) {
 	s.tags[repository+"/"+tag] = pushed
 }
 
+// stressTags is about how many tags there are at a time: so few that every shared blob is often needed by nobody.
+const stressTags = 60
+
+func (s *stress) alive() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.tags)
+}
+
 // work is a client, until ctx ends.
 func (s *stress) work(ctx context.Context, worker int) {
 	for i := 0; ctx.Err() == nil; i++ {
 		repository := []string{"octo/app", "octo/app/cache"}[rand.IntN(2)]
-		switch rand.IntN(6) {
+		action := rand.IntN(6)
+		if action < 2 && s.alive() > stressTags {
+			action = 4
+		}
+		switch action {
 		case 5: // a tag that a policy takes
 			s.push(repository, fmt.Sprintf("old-%d-%d", worker, i))
 		case 0, 1: // a new tag
@@ -394,8 +410,8 @@ func TestStress(t *testing.T) {
 	dir := t.TempDir()
 	s := &stress{t: t, tags: map[string]image{}, counts: map[string]int{}}
 	s.back = sync.NewCond(&s.mu)
-	for range 12 {
-		s.shared = append(s.shared, random(20_000))
+	for range 500 {
+		s.shared = append(s.shared, random(5000))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), *stressTime)
 	defer cancel()
