@@ -61,7 +61,7 @@ func serveForCrash(dir string) error {
 	fmt.Println(l.Addr())
 	if collects {
 		go func() {
-			fmt.Fprintln(os.Stderr, collectForCrash(h, db))
+			fmt.Fprintln(os.Stderr, collectForCrash(h, db, dir))
 			os.Exit(1)
 		}()
 	}

@@ -188,7 +188,7 @@ func (h *Handler) Sweep(ctx context.Context) (int, error) {
 // setReadDeadline bounds a read of the body. Where w has no deadlines, as behind some wrappers, the server's own must do.
 func setReadDeadline(rc *http.ResponseController, t time.Time) { _ = rc.SetReadDeadline(t) }
 
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 512<<10); return &b }}
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
 
 // receive appends the body to the upload and to its hash. What arrived before an error stays, for the client to go on
 // from; only when it cannot be written is the upload given up.
@@ -214,8 +214,13 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 	rc := http.NewResponseController(w)
 	// The deadline must not hit what comes after the body.
 	defer setReadDeadline(rc, time.Time{})
-	buffer := copyBuffers.Get().(*[]byte)
+	buffer, other := copyBuffers.Get().(*[]byte), copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buffer)
+	defer copyBuffers.Put(other)
+	// What was read is hashed while it is written and more is read, into the other buffer.
+	var hashing sync.WaitGroup
+	defer hashing.Wait()
+	sum := u.sum
 	for {
 		setReadDeadline(rc, time.Now().Add(h.stallTime))
 		n, err := r.Body.Read(*buffer)
@@ -231,16 +236,25 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 				}
 				room = u.size + quotaStep
 			}
-			if _, err := u.file.Write((*buffer)[:n]); err != nil {
+			chunk := (*buffer)[:n]
+			hashing.Wait()
+			if sum != nil {
+				hashing.Go(func() { sum.Write(chunk) })
+			}
+			if _, err := u.file.Write(chunk); err != nil {
 				h.dropUpload(u, true)
 				return fmt.Errorf("write an upload: %w", err)
 			}
 			u.size += int64(n)
-			if u.sum != nil {
-				u.sum.Write((*buffer)[:n])
-			}
+			buffer, other = other, buffer
 		}
 		if err == io.EOF {
+			if bounded && room > u.size { // what came since the last question has not been asked about
+				if err := h.store.CheckQuota(r.Context(), repository, u.size); err != nil {
+					h.dropUpload(u, true)
+					return err
+				}
+			}
 			return nil
 		}
 		if err != nil {
