@@ -15,8 +15,7 @@ trap down EXIT
 down
 
 status=0
-# Tests that run in parallel mostly wait for a cluster, so more of them than there are processors do no harm.
-run() { go test -race -parallel 4 -timeout 25m ${as_root[0]:+-exec "${as_root[*]}"} "$@" || status=1; }
+run() { go test -race -timeout 25m ${as_root[0]:+-exec "${as_root[*]}"} "$@" || status=1; }
 run ./...
 cd examples/printerfacts && run ./...
 exit $status
