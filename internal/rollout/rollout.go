@@ -1,7 +1,7 @@
 // Package rollout brings objects into a cluster and follows what becomes of them.
 //
 // [Deploy] is the whole of it: [Prepare] checks the objects against the cluster, [Diff] says what would change, apply
-// changes it, [Watch] follows the rollout and fails with its cause as soon as failure is certain. [Run] renders manifests
+// changes it, [watch] follows the rollout and fails with its cause as soon as failure is certain. [Run] renders manifests
 // before that; it is what a deploy step and `slipway deploy` call. What is certain is decided in [diagnose] (of a pod) and in the assess functions
 // (of a workload), which are pure; [watcher] reads the cluster for them.
 package rollout

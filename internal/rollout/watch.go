@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -25,15 +24,10 @@ const (
 	resync = 10 * time.Second
 )
 
-// Watch follows the objects of r, which were applied, until all are rolled out, one fails for certain, or r.Timeout is
-// over. It writes a line to out when a status changes, and, on failure, the last log lines of the container that is to
-// blame. While the API server does not answer, it tries again. When ctx is canceled it returns at once; a deadline of ctx
-// is taken for r.Timeout. The statuses are those that it saw last, in the order of the objects.
-func Watch(ctx context.Context, r Request, out io.Writer) ([]Status, error) {
-	timeout := cmp.Or(r.Timeout, DefaultTimeout)
-	return watch(ctx, r, time.Now().Add(timeout), timeout, newPrinter(out))
-}
-
+// watch follows the objects of r, which were applied, until all are rolled out, one fails for certain, or the deadline is
+// over; timeout is what people are told of it. It writes a line to p when a status changes, and, on failure, the last log
+// lines of the container that is to blame. While the API server does not answer, it tries again. When ctx is canceled it
+// returns at once; a deadline of ctx is taken for its own. The statuses are those that it saw last, in the order of the objects.
 func watch(ctx context.Context, r Request, deadline time.Time, timeout time.Duration, p *printer) ([]Status, error) {
 	w := &watcher{
 		reader:  &reader{client: r.Client, patience: r.Patience.withDefaults(), printer: p, denied: map[string]bool{}},
