@@ -249,7 +249,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 			u.size += int64(n)
 			buffer, other = other, buffer
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if bounded && room > u.size { // what came since the last question has not been asked about
 				if err := h.store.CheckQuota(ctx, repository, u.size); err != nil {
 					h.dropUpload(u, true)
