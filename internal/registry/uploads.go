@@ -217,20 +217,21 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 	buffer, other := copyBuffers.Get().(*[]byte), copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buffer)
 	defer copyBuffers.Put(other)
+	// A client that has gone away leaves what arrived.
+	ctx := context.WithoutCancel(r.Context())
 	// What was read is hashed while it is written and more is read, into the other buffer.
 	var hashing sync.WaitGroup
 	defer hashing.Wait()
 	sum := u.sum
 	for {
-		setReadDeadline(rc, time.Now().Add(h.stallTime))
-		n, err := r.Body.Read(*buffer)
+		n, err := h.fill(rc, r.Body, *buffer)
 		if n > 0 {
 			if u.size+int64(n) > h.maxBlob {
 				h.dropUpload(u, true)
 				return fail(http.StatusRequestEntityTooLarge, codeSizeInvalid, "a blob may have at most %d bytes", h.maxBlob)
 			}
 			if bounded && u.size+int64(n) > room {
-				if err := h.store.CheckQuota(r.Context(), repository, u.size+int64(n)); err != nil {
+				if err := h.store.CheckQuota(ctx, repository, u.size+int64(n)); err != nil {
 					h.dropUpload(u, true)
 					return err
 				}
@@ -248,9 +249,9 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 			u.size += int64(n)
 			buffer, other = other, buffer
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if bounded && room > u.size { // what came since the last question has not been asked about
-				if err := h.store.CheckQuota(r.Context(), repository, u.size); err != nil {
+				if err := h.store.CheckQuota(ctx, repository, u.size); err != nil {
 					h.dropUpload(u, true)
 					return err
 				}
@@ -261,6 +262,18 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 			return fail(http.StatusBadRequest, codeSizeInvalid, "the body ended before its time, after %d bytes of the upload: %v", u.size, err)
 		}
 	}
+}
+
+// fill reads until the buffer is full or the body ends or pauses for too long. Whole buffers, one after the other, let the
+// kernel keep the file in large pieces, which it sends faster.
+func (h *Handler) fill(rc *http.ResponseController, body io.Reader, buffer []byte) (n int, err error) {
+	for n < len(buffer) && err == nil {
+		setReadDeadline(rc, time.Now().Add(h.stallTime))
+		var more int
+		more, err = body.Read(buffer[n:])
+		n += more
+	}
+	return n, err
 }
 
 // quotaStep is how far beyond a quota a body of unknown length may go, in bytes, before it is noticed.
