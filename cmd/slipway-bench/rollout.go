@@ -92,7 +92,7 @@ func (b *bench) withCluster(ctx context.Context, f func(*site) error) (err error
 	if err := cluster.Up(ctx, s.options); err != nil {
 		return err
 	}
-	source, program := filepath.Join(b.dir, "server.go"), filepath.Join(b.dir, "server")
+	source, program := filepath.Join(b.dir, "server.go"), filepath.Join(b.dir, "ignores-sigterm")
 	if err := os.WriteFile(source, []byte(benchServer), 0o600); err != nil {
 		return err
 	}

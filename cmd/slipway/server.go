@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -239,6 +240,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 		})
 	}
 	group.Go(func() error { runs.Run(ctx); return nil })
+	group.Go(func() error { giveBack(ctx, runs); return nil })
 	keeper := &drift.Keeper{Clusters: connected.List, Store: db, Heal: runs.Heal, Log: log, Now: time.Now}
 	group.Go(func() error { keeper.Run(ctx); return nil })
 	group.Go(func() error { tidy(ctx, cleaner, images, min(opts.grace, time.Hour), log); return nil })
@@ -358,4 +360,23 @@ func loadKey(path string) ([]byte, error) {
 		err = fmt.Errorf("%s has %d bytes, and a key has 32; restore it from a backup", path, len(key))
 	}
 	return key, err
+}
+
+// giveBack gives memory back to the system when no run has changed for a while; Go by itself does that only after minutes.
+func giveBack(ctx context.Context, runs *flow.Flow) {
+	const quiet = 2 * time.Second
+	ids, stop := runs.Changes()
+	defer stop()
+	idle := time.NewTimer(quiet)
+	defer idle.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ids:
+			idle.Reset(quiet)
+		case <-idle.C:
+			debug.FreeOSMemory()
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -67,6 +68,9 @@ func New(opts Options) *Runner {
 	return r
 }
 
+// quiet is how long after a job memory is given back to the system, which Go by itself does only after minutes.
+const quiet = 2 * time.Second
+
 // Run takes up the jobs that an earlier process left in Dir, removes sandboxes that belong to none, and then claims jobs
 // until ctx is done. It leaves the jobs that run then as they are, steps included, for the next process, and returns nil.
 func (r *Runner) Run(ctx context.Context) error {
@@ -84,6 +88,8 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 
 	lease := r.openClaim(found)
+	idle := time.AfterFunc(quiet, debug.FreeOSMemory)
+	defer idle.Stop()
 	var jobs sync.WaitGroup
 	defer jobs.Wait()
 	seats := newSeats(r.opts.Capacity, len(found))
@@ -91,6 +97,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		seats.taken <- struct{}{}
 		jobs.Go(func() {
 			defer seats.free()
+			defer idle.Reset(quiet)
 			r.resume(ctx, journal, seats)
 		})
 	}
@@ -112,6 +119,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		journal, err := createJournal(filepath.Join(r.opts.Dir, sandboxID(assignment.JobID)), assignment.Lease, r.now)
 		jobs.Go(func() {
 			defer seats.free()
+			defer idle.Reset(quiet)
 			if err != nil {
 				r.giveUp(ctx, assignment.Lease, err)
 				return
