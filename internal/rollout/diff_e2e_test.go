@@ -18,21 +18,8 @@ import (
 // preview returns what `slipway diff` prints for a manifest.
 func (s *site) preview(yaml string, set ...func(*rollout.Step)) (rollout.Differences, string) {
 	s.t.Helper()
-	if err := os.WriteFile(filepath.Join(s.dir, "app.yaml"), []byte(yaml), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	root, err := os.OpenRoot(s.dir)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer root.Close()
-	step := rollout.Step{
-		Workspace: root, Manifests: []string{"app.yaml"}, Namespace: s.Namespace, Environment: "test",
-		Client: func() (*kube.Client, error) { return kube.FromFile(s.Kubeconfig, "") },
-	}
-	for _, f := range set {
-		f(&step)
-	}
+	step := s.step(yaml, set...)
+	defer step.Workspace.Close()
 	var out strings.Builder
 	d, err := rollout.Preview(s.t.Context(), step, &out)
 	if err != nil {

@@ -143,8 +143,8 @@ spec:
 `)
 }
 
-// deploy runs a deploy step with the given manifest and returns its output.
-func (s *site) deploy(ctx context.Context, yaml string, set ...func(*rollout.Step)) (rollout.Result, string, error) {
+// step is a deploy step with the given manifest. The caller closes its workspace.
+func (s *site) step(yaml string, set ...func(*rollout.Step)) rollout.Step {
 	s.t.Helper()
 	if err := os.WriteFile(filepath.Join(s.dir, "app.yaml"), []byte(yaml), 0o600); err != nil {
 		s.t.Fatal(err)
@@ -153,7 +153,6 @@ func (s *site) deploy(ctx context.Context, yaml string, set ...func(*rollout.Ste
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer root.Close()
 	step := rollout.Step{
 		Workspace:   root,
 		Manifests:   []string{"app.yaml"},
@@ -166,6 +165,14 @@ func (s *site) deploy(ctx context.Context, yaml string, set ...func(*rollout.Ste
 	for _, f := range set {
 		f(&step)
 	}
+	return step
+}
+
+// deploy runs a deploy step with the given manifest and returns its output.
+func (s *site) deploy(ctx context.Context, yaml string, set ...func(*rollout.Step)) (rollout.Result, string, error) {
+	s.t.Helper()
+	step := s.step(yaml, set...)
+	defer step.Workspace.Close()
 	var out strings.Builder
 	begin := time.Now()
 	result, err := rollout.Run(ctx, step, io.MultiWriter(&out, hook(func(line string) {

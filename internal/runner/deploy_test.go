@@ -47,6 +47,14 @@ spec:
         env: [{name: VERSION, value: ` + version + `}]
         readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
 `
+	return rendering(manifest) + fmt.Sprintf(`- name: deploy
+  image: slipway/deploy
+  settings: {manifests: [app.yaml], namespace: %s, kubeconfig: {from_secret: kubeconfig}, timeout: 120}
+`, namespace)
+}
+
+// rendering is the beginning of a pipeline, whose first step writes manifests to app.yaml.
+func rendering(manifests string) string {
 	return fmt.Sprintf(`kind: pipeline
 type: docker
 name: test
@@ -58,10 +66,7 @@ steps:
   - |
     cat > app.yaml <<EOF
 %s    EOF
-- name: deploy
-  image: slipway/deploy
-  settings: {manifests: [app.yaml], namespace: %s, kubeconfig: {from_secret: kubeconfig}, timeout: 120}
-`, indent(manifest), namespace)
+`, indent(manifests))
 }
 
 func indent(text string) string {

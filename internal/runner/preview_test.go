@@ -12,25 +12,14 @@ import (
 
 // diffPipeline writes manifests and says what deploying them would change; in a push it deploys them.
 func diffPipeline(namespace, manifests string) string {
-	return fmt.Sprintf(`kind: pipeline
-type: docker
-name: test
-clone: {disable: true}
-steps:
-- name: render
-  image: busybox
-  commands:
-  - |
-    cat > app.yaml <<EOF
-%s    EOF
-- name: diff
+	return rendering(manifests) + fmt.Sprintf(`- name: diff
   image: slipway/diff
   settings: {manifests: [app.yaml], namespace: %s, kubeconfig: {from_secret: kubeconfig}}
 - name: deploy
   image: slipway/deploy
   when: {event: push}
-  settings: {manifests: [app.yaml], namespace: %[2]s, kubeconfig: {from_secret: kubeconfig}}
-`, indent(manifests), namespace)
+  settings: {manifests: [app.yaml], namespace: %[1]s, kubeconfig: {from_secret: kubeconfig}}
+`, namespace)
 }
 
 // A step of a pull request finds out what it would change, masks what is secret, and says so there; it changes nothing.

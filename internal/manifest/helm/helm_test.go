@@ -190,14 +190,14 @@ func TestLinks(t *testing.T) {
 		"a folder outside": {"web/files", outside, "the path leads out of the workspace"},
 		"upwards":          {"web/files", "../../..", "the path leads out of the workspace"},
 		"where it is":      {"web/files", ".", "too many levels of symbolic links"},
-		"a shared chart":   {"web/charts/shared", "../../shared", ""},
+		"a common chart":   {"web/charts/common", "../../common", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files, dir := workspace(t, map[string]string{
 				"web/Chart.yaml":          fmt.Sprintf(chartFile, "web"),
 				"web/templates/a.yaml":    fmt.Sprintf(object, "a"),
-				"shared/Chart.yaml":       fmt.Sprintf(chartFile, "shared"),
-				"shared/templates/b.yaml": fmt.Sprintf(object, "b"),
+				"common/Chart.yaml":       fmt.Sprintf(chartFile, "common"),
+				"common/templates/b.yaml": fmt.Sprintf(object, "b"),
 			})
 			link := filepath.Join(dir, c.link)
 			if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
@@ -208,7 +208,7 @@ func TestLinks(t *testing.T) {
 			}
 			got, err := names(t, files)
 			switch {
-			case c.want == "" && (err != nil || !strings.Contains(got, "ConfigMap/shared-b at web/charts/shared/templates/b.yaml")):
+			case c.want == "" && (err != nil || !strings.Contains(got, "ConfigMap/common-b at web/charts/common/templates/b.yaml")):
 				t.Errorf("got %s and %v", got, err)
 			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 				t.Errorf("got %s and %v, want the error %s", got, err, c.want)
