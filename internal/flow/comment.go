@@ -2,14 +2,12 @@ package flow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"unicode"
 
 	"slipway/internal/ci"
 	"slipway/internal/forge"
-	"slipway/internal/store"
 )
 
 // topic is that of the comment which says what a pull request would change.
@@ -25,14 +23,7 @@ func (f *Flow) comment(ctx context.Context, run ci.Run) error {
 	if err != nil || len(previews) == 0 {
 		return err
 	}
-	repo, err := f.Store.FindRepo(ctx, run.Repo)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil // it was removed, and nobody is left to tell
-	}
-	if err != nil {
-		return err
-	}
-	at, known, err := f.forgeOf(repo)
+	at, known, err := f.audience(ctx, run)
 	if err != nil {
 		return err
 	}

@@ -19,21 +19,26 @@ func (f *Flow) report(ctx context.Context, run ci.Run) error {
 	if run.Event.Order != nil {
 		return nil // it says nothing of the commit
 	}
-	repo, err := f.Store.FindRepo(ctx, run.Repo)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil // it was removed, and nobody is left to tell
-	}
-	if err != nil {
-		return err
-	}
-	at, known, err := f.forgeOf(repo)
-	if err != nil {
+	at, known, err := f.audience(ctx, run)
+	if err != nil || at == nil {
 		return err
 	}
 	return at.Report(ctx, known, forge.Status{
 		Commit: run.Event.After, Context: forge.Context(run.Event.Kind), State: run.Status,
 		Description: describe(run), Link: f.Link(run.Repo, run.Number),
 	})
+}
+
+// audience returns the forge of a run's repo; nil if the repo was removed, and nobody is left to tell.
+func (f *Flow) audience(ctx context.Context, run ci.Run) (forge.Forge, forge.Repo, error) {
+	repo, err := f.Store.FindRepo(ctx, run.Repo)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, forge.Repo{}, nil
+	}
+	if err != nil {
+		return nil, forge.Repo{}, err
+	}
+	return f.forgeOf(repo)
 }
 
 // describe says in one line how a run stands.
