@@ -3,7 +3,6 @@ package sqlstore
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"slipway/internal/ci"
 	"slipway/internal/store"
@@ -115,27 +114,13 @@ func (db *DB) UpdateGate(ctx context.Context, runID int64, job, step int, update
 
 // ListGates implements [store.Gates].
 func (db *DB) ListGates(ctx context.Context, filter store.GateFilter) (gates []ci.Gate, err error) {
-	var where []string
-	var args []any
-	add := func(condition string, set bool, values ...any) {
-		if set {
-			where, args = append(where, condition), append(args, values...)
-		}
-	}
-	add(`repos.name = ?`, filter.Repo != "", filter.Repo)
-	add(`environment = ?`, filter.Environment != "", filter.Environment)
-	add(`runs.number = ?`, filter.Run != 0, filter.Run)
-	add(`gates.state = 'waiting' AND runs.done = FALSE`, filter.Waiting)
-	query := selectGates
-	if len(where) > 0 {
-		query += `WHERE ` + strings.Join(where, ` AND `)
-	}
-	limit := min(filter.Limit, 500)
-	if limit <= 0 {
-		limit = 50
-	}
+	var asked conditions
+	asked.add(`repos.name = ?`, filter.Repo != "", filter.Repo)
+	asked.add(`environment = ?`, filter.Environment != "", filter.Environment)
+	asked.add(`runs.number = ?`, filter.Run != 0, filter.Run)
+	asked.add(`gates.state = 'waiting' AND runs.done = FALSE`, filter.Waiting)
 	err = db.read(ctx, func(t *tx) error {
-		gates, err = list(ctx, t, scanGate, query+` ORDER BY run_id DESC, gates.job, gates.step LIMIT ?`, append(args, limit)...)
+		gates, err = list(ctx, t, scanGate, selectGates+asked.where()+` ORDER BY run_id DESC, gates.job, gates.step LIMIT ?`, append(asked.args, rowLimit(filter.Limit))...)
 		return err
 	})
 	return gates, err

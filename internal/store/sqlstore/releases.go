@@ -80,30 +80,16 @@ func (db *DB) NewestReleases(ctx context.Context, limit int) (releases []ci.Rele
 
 // ListReleases implements [store.Releases].
 func (db *DB) ListReleases(ctx context.Context, filter store.ReleaseFilter) (releases []ci.Release, err error) {
-	var where []string
-	var args []any
-	add := func(condition string, set bool, arg ...any) {
-		if set {
-			where, args = append(where, condition), append(args, arg...)
-		}
-	}
-	add(`repos.name = ?`, filter.Repo != "", filter.Repo)
-	add(`environment = ?`, filter.Environment != "", filter.Environment)
-	add(`namespace = ?`, filter.Namespace != "", filter.Namespace)
-	add(`run = ?`, filter.Run != 0, filter.Run)
+	var asked conditions
+	asked.add(`repos.name = ?`, filter.Repo != "", filter.Repo)
+	asked.add(`environment = ?`, filter.Environment != "", filter.Environment)
+	asked.add(`namespace = ?`, filter.Namespace != "", filter.Namespace)
+	asked.add(`run = ?`, filter.Run != 0, filter.Run)
 	whole, digest := imagePatterns(filter.Image)
-	add(`(images LIKE ? ESCAPE '!' OR images LIKE ? ESCAPE '!')`, filter.Image != "", whole, digest)
-	add(`(started, releases.id) < (SELECT started, id FROM releases WHERE id = ?)`, filter.Before != 0, filter.Before)
-	query := selectReleases
-	if len(where) > 0 {
-		query += `WHERE ` + strings.Join(where, ` AND `)
-	}
-	limit := min(filter.Limit, 500)
-	if limit <= 0 {
-		limit = 50
-	}
+	asked.add(`(images LIKE ? ESCAPE '!' OR images LIKE ? ESCAPE '!')`, filter.Image != "", whole, digest)
+	asked.add(`(started, releases.id) < (SELECT started, id FROM releases WHERE id = ?)`, filter.Before != 0, filter.Before)
 	err = db.read(ctx, func(t *tx) error {
-		releases, err = list(ctx, t, scanRelease, query+` ORDER BY started DESC, releases.id DESC LIMIT ?`, append(args, limit)...)
+		releases, err = list(ctx, t, scanRelease, selectReleases+asked.where()+` ORDER BY started DESC, releases.id DESC LIMIT ?`, append(asked.args, rowLimit(filter.Limit))...)
 		return err
 	})
 	return releases, err

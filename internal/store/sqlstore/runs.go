@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 
 	"slipway/internal/ci"
 	"slipway/internal/plan"
@@ -104,34 +103,17 @@ func scanRun(row scanner) (run ci.Run, err error) {
 
 // ListRuns implements [store.Runs].
 func (db *DB) ListRuns(ctx context.Context, filter store.RunFilter) (runs []ci.Run, err error) {
-	var where []string
-	var args []any
-	if filter.Repo != "" {
-		where, args = append(where, `repo_id = (SELECT id FROM repos WHERE name = ?)`), append(args, filter.Repo)
-	}
-	if filter.Before > 0 {
-		where, args = append(where, `runs.id < ?`), append(args, filter.Before)
-	}
-	if filter.Image != "" {
-		where = append(where, `runs.id IN (SELECT run_id FROM images WHERE ref = ? OR digest = ?)`)
-		args = append(args, filter.Image, filter.Image)
-	}
-	limit := ""
-	if filter.Unfinished {
-		where = append(where, `done = FALSE`) // as the index says it
-	} else {
-		limit = ` LIMIT ?`
-		args = append(args, min(max(filter.Limit, 0), 500))
-		if filter.Limit <= 0 {
-			args[len(args)-1] = 50
-		}
-	}
-	query := selectRun
-	if len(where) > 0 {
-		query += `WHERE ` + strings.Join(where, ` AND `)
+	var asked conditions
+	asked.add(`repo_id = (SELECT id FROM repos WHERE name = ?)`, filter.Repo != "", filter.Repo)
+	asked.add(`runs.id < ?`, filter.Before > 0, filter.Before)
+	asked.add(`runs.id IN (SELECT run_id FROM images WHERE ref = ? OR digest = ?)`, filter.Image != "", filter.Image, filter.Image)
+	asked.add(`done = FALSE`, filter.Unfinished) // as the index says it
+	query := selectRun + asked.where() + ` ORDER BY runs.id DESC`
+	if !filter.Unfinished {
+		query, asked.args = query+` LIMIT ?`, append(asked.args, rowLimit(filter.Limit))
 	}
 	err = db.read(ctx, func(t *tx) error {
-		runs, err = list(ctx, t, scanRun, query+` ORDER BY runs.id DESC`+limit, args...)
+		runs, err = list(ctx, t, scanRun, query, asked.args...)
 		return err
 	})
 	return runs, err
