@@ -30,7 +30,7 @@ func (r *registry) send(method, address, contentType string, body []byte, want i
 	}
 	req.Header.Set("Content-Type", contentType)
 	if r.token != "" {
-		req.SetBasicAuth("bench", r.token)
+		req.Header.Set("Authorization", "Bearer "+r.token)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -117,7 +117,7 @@ func fetch(with *http.Client, address, token string) error {
 	}
 	req.Header.Set("Accept", mediaImage+", */*")
 	if token != "" {
-		req.SetBasicAuth("bench", token)
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := with.Do(req)
 	if err != nil {
@@ -161,7 +161,7 @@ func (r *registry) listTags() error {
 			return err
 		}
 		if r.token != "" {
-			req.SetBasicAuth("bench", r.token)
+			req.Header.Set("Authorization", "Bearer "+r.token)
 		}
 		resp, err := client.Do(req)
 		if err != nil {

@@ -75,7 +75,11 @@ func run(slipway, peer string, span time.Duration, turns int) (err error) {
 	defer theirs.stop()
 	content := random(large)
 	for _, r := range []*registry{ours, theirs} {
-		if err := r.makeTags(); err != nil {
+		err := r.login()
+		if err == nil {
+			err = r.makeTags()
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
@@ -93,6 +97,9 @@ func run(slipway, peer string, span time.Duration, turns int) (err error) {
 
 // measure measures once all that there is to be known of the registry, and the plain file right before and after what it is held against.
 func (r *registry) measure(span time.Duration, plain *plainServer, content []byte) error {
+	if err := r.login(); err != nil {
+		return err
+	}
 	push, err := rate(span, func() error { return r.push(random(10_000), "t") })
 	if err != nil {
 		return fmt.Errorf("push: %w", err)

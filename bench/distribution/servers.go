@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,7 +15,9 @@ import (
 
 // registry is a server under test.
 type registry struct {
-	name, url, token string
+	name, url string
+	// password, if there is one, gets the token that requests bear, as docker and containerd do it.
+	password, token string
 	process          *os.Process
 	best             result
 	// streaming and crowded are by how many MB the server grew at most while a large blob went up and down, and while
@@ -33,9 +36,32 @@ func startSlipway(program, data string) (*registry, error) {
 	if err := r.start(exec.Command(program, "server", "--data", data, "--listen", address, "--no-runner")); err != nil {
 		return nil, err
 	}
-	token, err := os.ReadFile(filepath.Join(data, "admin-token"))
-	r.token = strings.TrimSpace(string(token))
+	password, err := os.ReadFile(filepath.Join(data, "admin-token"))
+	r.password = strings.TrimSpace(string(password))
 	return r, err
+}
+
+// login gets a token, which is good for five minutes.
+func (r *registry) login() error {
+	if r.password == "" {
+		return nil
+	}
+	req, err := http.NewRequest(http.MethodGet, r.url+"/v2/token?service=slipway&scope=repository:"+repository+":pull,push", nil)
+	if err != nil {
+		return err
+	}
+	req.SetBasicAuth("bench", r.password)
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var answer struct{ Token string }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Token == "" {
+		return fmt.Errorf("no token from %s: %s: %w", r.name, resp.Status, err)
+	}
+	r.token = answer.Token
+	return nil
 }
 
 func startPeer(program, data string) (*registry, error) {
