@@ -18,8 +18,8 @@ type registry struct {
 	name, url string
 	// password, if there is one, gets the token that requests bear, as docker and containerd do it.
 	password, token string
-	process          *os.Process
-	best             result
+	process         *os.Process
+	best            result
 	// streaming and crowded are by how many MB the server grew at most while a large blob went up and down, and while
 	// many pulled at once.
 	streaming, crowded int
