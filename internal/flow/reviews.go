@@ -40,8 +40,7 @@ func (f *Flow) noteReview(ctx context.Context, run ci.Run, v visit) error {
 	return nil
 }
 
-// noteReleased remembers the review environment of a release: one that was torn down while its next deployment waited is there
-// again.
+// noteReleased remembers the review environment of a release, from which its lifetime counts.
 func (f *Flow) noteReleased(ctx context.Context, run ci.Run, r ci.Release) error {
 	if order := run.Event.Order; order != nil && order.Action == string(plan.ActionTeardown) {
 		return nil
@@ -169,13 +168,13 @@ func (f *Flow) tidyReview(ctx context.Context, r ci.Review) error {
 		return err
 	case last.ID != 0 && !last.Status.Done():
 		return nil
-	case last.Status == ci.Success && !r.Updated.After(last.Started):
+	case last.Status == ci.Success && r.Run < last.Number:
 		return f.forgetReview(ctx, last)
 	}
 	// One that failed for another reason than its time is tried again, too: the branch is gone, for example. What a person wished is
 	// not: Slipway would do by itself what the gate may have refused to them.
 	own := last.Event.Order != nil && last.Event.Order.Own
-	due := !r.Ends.IsZero() && f.Now().After(r.Ends) || own && last.Status.Failed() && r.Updated.Before(last.Created)
+	due := !r.Ends.IsZero() && f.Now().After(r.Ends) || own && last.Status.Failed() && r.Run < last.Number
 	if !due || last.ID != 0 && f.Now().Sub(last.Finished) < teardownPause {
 		return nil
 	}
@@ -197,7 +196,7 @@ func (f *Flow) forgetReview(ctx context.Context, run ci.Run) error {
 		return nil
 	}
 	return f.Store.UpdateReview(ctx, run.Repo, order.Environment, func(r *ci.Review) error {
-		if r.Created.IsZero() || !r.Updated.After(run.Started) && r.Teardown == run.Number {
+		if r.Created.IsZero() || r.Run < run.Number {
 			return store.ErrNotFound
 		}
 		return nil
