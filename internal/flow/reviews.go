@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,6 +133,19 @@ func (f *Flow) Deleted(ctx context.Context, repo string, event ci.Event) ([]ci.R
 	if err != nil {
 		return nil, fmt.Errorf("list the review environments of %s: %w", repo, err)
 	}
+	coming, err := f.coming(ctx, repo, branch)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range coming {
+		if slices.ContainsFunc(reviews, func(r ci.Review) bool { return r.Name == c.environment.Name }) {
+			continue
+		}
+		if err := f.noteReview(ctx, c.run, c.visit); err != nil {
+			return nil, err
+		}
+		reviews = append(reviews, ci.Review{Repo: repo, Name: c.environment.Name, Branch: branch})
+	}
 	var runs []ci.Run
 	for _, r := range reviews {
 		if r.Branch != branch {
@@ -144,6 +158,44 @@ func (f *Flow) Deleted(ctx context.Context, repo string, event ci.Event) ([]ci.R
 		runs = append(runs, run)
 	}
 	return runs, nil
+}
+
+// comer is a run with a deploy step that would come to a review environment.
+type comer struct {
+	visit
+	run ci.Run
+}
+
+// coming returns what the runs of a branch that are under way would deploy to review environments. A branch that is deleted takes
+// those along, too, although they are not there yet: the teardown keeps these runs from making them.
+func (f *Flow) coming(ctx context.Context, repo, branch string) (all []comer, err error) {
+	rules, err := f.Store.ListEnvironments(ctx, repo)
+	if err != nil {
+		return nil, fmt.Errorf("list the environments of %s: %w", repo, err)
+	}
+	runs, err := f.Store.ListRuns(ctx, store.RunFilter{Repo: repo, Unfinished: true})
+	if err != nil {
+		return nil, fmt.Errorf("list the runs of %s: %w", repo, err)
+	}
+	for _, run := range runs {
+		if run.Event.Source != branch || run.Event.Order != nil {
+			continue
+		}
+		planned, err := f.Store.FindPlan(ctx, run.ID)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, fmt.Errorf("find the plan of a run: %w", err)
+		}
+		for _, job := range planned.Jobs {
+			for _, step := range job.Steps {
+				c := comer{visit{event: run.Event, deploy: step.Deploy, now: f.Now()}, run}
+				if step.Deploy != nil && step.Deploy.Action == plan.ActionDeploy && c.find(rules) == "" && c.rules.Pattern() &&
+					!slices.ContainsFunc(all, func(other comer) bool { return other.environment.Name == c.environment.Name }) {
+					all = append(all, c)
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 // tidyReviews forgets the review environments that were torn down, and tears down those whose time is over.

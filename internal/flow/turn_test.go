@@ -77,6 +77,25 @@ func TestTurnAfter(t *testing.T) {
 	d.reviews(2)
 }
 
+// TestTurnBefore has the branch deleted before its environment was ever there: it does not come.
+func TestTurnBefore(t *testing.T) {
+	d := newDock(t)
+	run, late := d.accept(d.branch("x", ship("review/x")))
+	_, other := d.accept(d.branch("y", ship("review/y")))
+	again, teardown := d.gone()
+	if twice, _ := d.Deleted(t.Context(), flowtest.Repo, ci.Event{Kind: ci.Delete, Ref: "refs/heads/x"}); len(twice) != 1 || twice[0].ID != again.ID {
+		t.Errorf("told twice, it is torn down by %+v", twice)
+	}
+	if review := d.reviews(1)[0]; review.Name != "review/x" || review.Namespace != "shop-x" || review.Run != run.Number {
+		t.Errorf("what is torn down is %+v", review)
+	}
+	d.want(d.ask(teardown), ci.GatePassed, "")
+	d.end(teardown, ci.Success)
+	d.reviews(0)
+	d.want(d.ask(late), ci.GateRefused, "run 3, which is newer than this one, tears review/x down, because the branch x was deleted")
+	d.want(d.ask(other), ci.GatePassed, "")
+}
+
 // TestTurnOfNewer has the branch pushed again before its environment is removed: the newer run keeps it, and the teardown is not
 // tried again.
 func TestTurnOfNewer(t *testing.T) {
