@@ -110,7 +110,7 @@ func newSiteOn(t testing.TB, scheme, database string) *site {
 	s := &site{t: t, db: db, file: twoJobs, auth: &auth.Authority{Tokens: db, Jobs: db, Key: key, Now: time.Now}}
 	server := httptest.NewUnstartedServer(nil)
 	s.url = "http://" + server.Listener.Addr().String()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s.flow = flow.New(flow.Options{
 		Store: db, Logs: logs, Keys: keys, Auth: s.auth, Log: log, Forges: map[string]forge.Forge{flow.OwnForge: oneFile{s}},
 		URL: strings.Replace(s.url, "http", scheme, 1), Registry: "registry.test",

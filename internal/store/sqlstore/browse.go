@@ -141,7 +141,7 @@ func addReferrers(ctx context.Context, t *tx, repository int64, digests []string
 		WITH wanted (digest) AS (VALUES `+values+`)
 		SELECT w.digest, (SELECT count(*) FROM (
 			SELECT 1 AS found FROM registry_references f JOIN registry_manifests m ON m.id = f.manifest_id
-			WHERE f.repository_id = ? AND f.digest = w.digest AND m.deleted IS NULL LIMIT ?) AS some)
+			WHERE f.repository_id = ? AND f.digest = w.digest AND m.deleted IS NULL LIMIT ?) AS few)
 		FROM wanted w`, append(args, repository, limit)...)
 	return err
 }
