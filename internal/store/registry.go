@@ -18,6 +18,8 @@ type Registry interface {
 	BlobLinks
 	Garbage
 	Inventory
+	Browsing
+	Graph
 	Policies
 	Quotas
 	Cache
