@@ -51,7 +51,7 @@ done
 rm -rf "$debs"
 
 # A library's folder depends on the machine and the package.
-libraries=$(cd "$out/root" && find . -name 'lib*.so*' -printf '$root/%h\n' | sort -u | paste -sd:)
+libraries=$(cd "$out/root" && find * -name 'lib*.so*' -printf '$root/%h\n' | sort -u | paste -sd:)
 for program in usr/bin/docker usr/sbin/dockerd usr/bin/podman usr/bin/conmon; do
 	name=${program##*/}
 	rm -f "$out/$name"
