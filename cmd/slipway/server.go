@@ -192,7 +192,7 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	}
 	images, err := registry.New(registry.Options{
 		Dir: filepath.Join(opts.data, "registry"), S3: objects, Store: db, Authority: access, Key: derive(tokenKey, "registry"),
-		Hosts: []string{root.Host, listener.Addr().String()}, Mirror: mirror, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
+		URL: root.String(), Hosts: []string{root.Host, listener.Addr().String()}, Mirror: mirror, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the registry: %w", err)
