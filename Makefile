@@ -42,6 +42,10 @@ gitea: ## build Gitea, for tests
 distribution: ## build the distribution registry, for tests
 	sh distribution/build.sh $(BIN)
 
+.PHONY: clients
+clients: ## unpack docker and podman and build regctl into bin/clients, for tests
+	sh clients/build.sh $(BIN)/clients
+
 .PHONY: versitygw
 versitygw: ## build the Versity S3 gateway, for tests
 	sh versitygw/build.sh $(BIN)
@@ -69,7 +73,7 @@ demo: demo-packages build cluster ## a push rolls out on real Kubernetes; ONCE=1
 	$(SUDO) $(BIN)/slipway-demo $(if $(ONCE),--once)
 
 .PHONY: test
-test: test-packages build cluster gitea distribution versitygw ## every test, the real parts included
+test: test-packages build cluster gitea distribution versitygw clients ## every test, the real parts included
 	@./test.sh
 
 .PHONY: lint

@@ -555,10 +555,12 @@ func TestReviewLifetime(t *testing.T) {
 	}
 	lease := d.claim(run)
 	d.want(d.ask(lease), ci.GatePassed, "")
-	// Something is deployed while it is torn down: it is there afterwards.
+	// Something is pushed while it is torn down: it is there afterwards.
 	_, other := d.accept(d.branch("x", ship("review/x")))
-	d.want(d.ask(other), ci.GatePassed, "")
+	d.want(d.ask(other), ci.GateWaiting, "run 3 tears review/x down; waiting for its end")
 	d.end(lease, ci.Success)
+	d.reviews(0)
+	d.want(d.ask(other), ci.GatePassed, "")
 	d.reviews(1)
 	d.tidy()
 	d.reviews(1)

@@ -158,8 +158,8 @@ func (l *load) finish(ctx context.Context, requests *probe.Probe) error {
 	}
 }
 
-// drained waits until the old pods of what was changed are gone: as long as they drain, requests may be lost. A pod that
-// is still there when its time is over is not waited for.
+// drained waits until the old pods of what was changed are gone, and those that a strategy made for a while: as long as they
+// drain, requests may be lost. A pod that is still there when its time is over is not waited for.
 func (l *load) drained(ctx context.Context) error {
 	began := time.Now()
 	told := false
@@ -173,7 +173,7 @@ func (l *load) drained(ctx context.Context) error {
 		}
 		if !told {
 			told = true
-			l.d.p.linef("probe: waiting for %d of the old pods to end (%s)", len(ending), oneLine(strings.Join(ending, ", ")))
+			l.d.p.linef("probe: waiting for %d pods to end (%s)", len(ending), oneLine(strings.Join(ending, ", ")))
 		}
 		select {
 		case <-ctx.Done():
@@ -183,7 +183,7 @@ func (l *load) drained(ctx context.Context) error {
 	}
 }
 
-// ending returns the pods of what was changed that are being ended, and the longest time that one of them has for it.
+// ending returns the pods of what was changed that end, and the longest time that one of them has for it.
 func (l *load) ending(ctx context.Context) (names []string, grace time.Duration, err error) {
 	for _, one := range l.differences {
 		if one.Action == Unchanged || !rolls(one.Object.Unstructured) {
@@ -200,11 +200,16 @@ func (l *load) ending(ctx context.Context) (names []string, grace time.Duration,
 				return err
 			}
 			for _, pod := range list.Items {
-				if pod.DeletionTimestamp == nil {
+				own := pod.DeletionGracePeriodSeconds
+				switch {
+				case pod.DeletionTimestamp != nil:
+				case pod.Labels[TrackLabel] != "": // its Deployment is deleted, and the cluster deletes it shortly
+					own = pod.Spec.TerminationGracePeriodSeconds
+				default:
 					continue
 				}
 				names = append(names, pod.Name)
-				if own := pod.DeletionGracePeriodSeconds; own != nil {
+				if own != nil {
 					grace = max(grace, time.Duration(*own)*time.Second)
 				}
 			}

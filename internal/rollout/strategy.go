@@ -449,8 +449,8 @@ func (s *steps) wait(ctx context.Context, objects []manifest.Object) error {
 	return err
 }
 
-// replace gives the Deployments themselves the new version, once it has passed, and takes what was temporary out of the
-// traffic. It is deleted when the release is recorded as good, as what left the manifests is.
+// replace gives the Deployments themselves the new version, once it has passed, takes what was temporary out of the
+// traffic, and deletes it: before the release is recorded as good, because requests may be lost in this moment as in any other.
 func (s *steps) replace(ctx context.Context, held, after Differences) error {
 	if last := s.steps[len(s.steps)-1].Weight; s.progress.Weight != 100 && s.routed() && last < 100 {
 		// Services that select the old version only would be left without pods.
@@ -502,8 +502,12 @@ func (s *steps) replace(ctx context.Context, held, after Differences) error {
 		if err != nil {
 			return err
 		}
-		if live != nil && s.ours(live) {
-			s.prune = append(s.prune, Difference{Object: manifest.Object{Unstructured: ref.Object()}, Action: Prune, live: live})
+		if live == nil || !s.ours(live) {
+			continue
+		}
+		one := Difference{Object: manifest.Object{Unstructured: ref.Object()}, Action: Prune, live: live}
+		if s.deletePruned(ctx, Differences{one}) != nil { // it is tried again with what left the manifests
+			s.prune = append(s.prune, one)
 		}
 	}
 	s.state.Progress = nil

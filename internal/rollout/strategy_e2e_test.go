@@ -214,7 +214,8 @@ func TestCanary(t *testing.T) {
 	shares := map[string]map[string]int{}
 	step := "before"
 	steps := []ci.StrategyStep{{Weight: 0}, {Weight: 25, Manual: true}, {Weight: 75, Manual: true}, {Weight: 100, Pause: 2}}
-	_, out := s.must(app("v1}", "v2}", "replicas: 2", "replicas: 3"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), s.onLine(func(line string) {
+	probe := ci.Probe{URL: "http://" + s.Kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"), Timeout: 30}
+	result, out := s.must(app("v1}", "v2}", "replicas: 2", "replicas: 3"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), probing(probe), s.onLine(func(line string) {
 		for _, of := range []string{"step 2 of 4", "step 3 of 4", "step 4 of 4", "passed"} {
 			if !strings.HasPrefix(line, "canary: "+of) {
 				continue
@@ -228,6 +229,12 @@ func TestCanary(t *testing.T) {
 			}
 		}
 	}))
+	if pods := s.Kubectl("get", "pods", "-l", rollout.TrackLabel, "-o", "name"); pods != "" {
+		t.Errorf("the probe ended before the pods of the canary: %s", pods)
+	}
+	if r := result.Release.Probe; r == nil || r.Sent == 0 || r.Lost != 0 {
+		t.Errorf("the probe's counts are %+v", r)
+	}
 	shares[step] = load.reset()
 	load.wantNoLoss(t)
 	t.Logf("shares %v", shares)

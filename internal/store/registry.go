@@ -18,6 +18,8 @@ type Registry interface {
 	BlobLinks
 	Garbage
 	Inventory
+	Browsing
+	Graph
 	Policies
 	Quotas
 	Cache
@@ -48,15 +50,19 @@ type Tags interface {
 	ListTags(ctx context.Context, page Page) ([]Tag, error)
 	// DeleteTag removes the tag change.Reference and leaves its manifest. If there is no such tag it says ErrNotFound.
 	DeleteTag(ctx context.Context, change Change) error
-	// Restore brings the deleted manifest change.Digest back, with the images of an index, and points the tag
-	// change.Reference at it, unless that is empty. It moves a tag back as well, to a manifest that was not deleted. If the
+	// Restore brings the deleted manifest change.Digest back, with the images of an index, and what is about any of them and
+	// was deleted with it or later, and points the tag change.Reference at it, unless that is empty. It moves a tag back as well, to a manifest that was not deleted. If the
 	// manifest has been purged it says ErrNotFound; if what it needs has gone, a *MissingError.
 	Restore(ctx context.Context, change Change) error
-	// TagHistory returns what happened to a tag, newest first, at most limit lines. It outlives the tag.
+	// TagHistory returns what happened to a tag, newest first, at most limit lines. It outlives the tag. Of each tag the
+	// newest MaxTagHistory lines are kept.
 	TagHistory(ctx context.Context, repository, tag string, limit int) ([]TagChange, error)
 	// ListRepositories returns names of repositories in the order of their bytes. page.Repository is not used.
 	ListRepositories(ctx context.Context, page Page) ([]string, error)
 }
+
+// MaxTagHistory is how many lines of a tag's history are kept: a tag that each run moves must not fill the database.
+const MaxTagHistory = 1000
 
 // BlobLinks say which blobs may be read through which repository. The bytes of a blob are stored once, however many
 // repositories have it.
@@ -225,7 +231,8 @@ type Change struct {
 	Repository string
 	// Reference is a tag or a digest.
 	Reference string
-	// Digest, for DeleteTag, is what the tag must point at, unless it is empty; else there is no such tag.
+	// Digest, for DeleteTag, is what the tag must point at, unless it is empty, and have been put there at At or before; else
+	// there is no such tag.
 	Digest string
 	// Immutable, unless nil, says which tags must stay: for one of them the error is ErrExists.
 	Immutable func(tag string) bool

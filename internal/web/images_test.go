@@ -25,7 +25,7 @@ func (s *site) InUse(context.Context, string) ([]retention.Use, string, error) {
 func (s *site) Branches(context.Context, string) ([]string, error) { return nil, nil }
 
 // Over implements [retention.Facts].
-func (s *site) Over(context.Context, string) (bool, error) { return false, nil }
+func (s *site) Over(context.Context, []string) (map[string]bool, error) { return nil, nil }
 
 func imageDigest(n int) string { return fmt.Sprintf("sha256:%064d", n) }
 

@@ -33,7 +33,7 @@ import (
 
 // site is a server with the real flow, store and logs. Its forge has one pipeline file, and the test is its runner.
 type site struct {
-	t     *testing.T
+	t     testing.TB
 	flow  *flow.Flow
 	db    *sqlstore.DB
 	auth  *auth.Authority
@@ -85,10 +85,16 @@ steps:
 depends_on: [test]
 `
 
-func newSite(t *testing.T, scheme string) *site {
+func newSite(t testing.TB, scheme string) *site {
+	t.Helper()
+	return newSiteOn(t, scheme, filepath.Join(t.TempDir(), "slipway.db"))
+}
+
+// newSiteOn is newSite with the database of that address.
+func newSiteOn(t testing.TB, scheme, database string) *site {
 	t.Helper()
 	dir := t.TempDir()
-	db, err := sqlstore.Open(t.Context(), filepath.Join(dir, "slipway.db"))
+	db, err := sqlstore.Open(t.Context(), database)
 	check(t, err)
 	t.Cleanup(func() { check(t, db.Close()) })
 	keys, err := secret.OpenKeys(filepath.Join(dir, "secret.key"))
@@ -104,7 +110,7 @@ func newSite(t *testing.T, scheme string) *site {
 	s := &site{t: t, db: db, file: twoJobs, auth: &auth.Authority{Tokens: db, Jobs: db, Key: key, Now: time.Now}}
 	server := httptest.NewUnstartedServer(nil)
 	s.url = "http://" + server.Listener.Addr().String()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s.flow = flow.New(flow.Options{
 		Store: db, Logs: logs, Keys: keys, Auth: s.auth, Log: log, Forges: map[string]forge.Forge{flow.OwnForge: oneFile{s}},
 		URL: strings.Replace(s.url, "http", scheme, 1), Registry: "registry.test",
@@ -120,7 +126,7 @@ func newSite(t *testing.T, scheme string) *site {
 	return s
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +211,7 @@ func (j *job) finish(status ci.Status) {
 
 // visitor is a browser without JavaScript.
 type visitor struct {
-	t      *testing.T
+	t      testing.TB
 	url    string
 	client *http.Client
 }

@@ -81,10 +81,10 @@ func testReleases(t *testing.T, s store.Store) {
 	_, err = s.FindRelease(t.Context(), "a/b", 12345)
 	wantErr(t, err, store.ErrNotFound)
 
-	newest, err := s.NewestReleases(t.Context(), 1)
+	newest, err := s.NewestReleases(t.Context(), store.NewestFilter{Each: 1})
 	check(t, err)
 	sameReleases(t, newest, elsewhere, two, other)
-	newest, err = s.NewestReleases(t.Context(), 2)
+	newest, err = s.NewestReleases(t.Context(), store.NewestFilter{Each: 2})
 	check(t, err)
 	sameReleases(t, newest, elsewhere, two, other, one)
 
