@@ -68,7 +68,11 @@ func (h *Handler) serveBlob(w http.ResponseWriter, r *http.Request, req request,
 		}
 	}
 	if direct, ok := h.blobs.(linker); ok && r.Method == http.MethodGet {
-		if address := direct.link(d); address != "" {
+		address, err := direct.link(r.Context(), d)
+		if err != nil {
+			return err
+		}
+		if address != "" {
 			w.Header().Set("Docker-Content-Digest", d.String())
 			w.Header().Set("Cache-Control", "no-store") // the address is good for minutes only
 			w.Header().Set("Location", address)

@@ -57,6 +57,9 @@ func parseManifest(contentType string, content []byte) (store.Manifest, error) {
 	if err := json.Unmarshal(content, &body); err != nil {
 		return store.Manifest{}, fmt.Errorf("the manifest is not valid JSON: %w", err)
 	}
+	if err := checkKeys(content); err != nil {
+		return store.Manifest{}, err
+	}
 	mediaType, err := manifestType(contentType, body.MediaType)
 	if err != nil {
 		return store.Manifest{}, err

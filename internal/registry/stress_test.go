@@ -582,7 +582,7 @@ type noFacts struct{}
 
 func (noFacts) InUse(context.Context, string) ([]retention.Use, string, error) { return nil, "", nil }
 func (noFacts) Branches(context.Context, string) ([]string, error)             { return nil, nil }
-func (noFacts) Over(context.Context, string) (bool, error)                     { return false, nil }
+func (noFacts) Over(context.Context, []string) (map[string]bool, error)        { return nil, nil }
 
 // newCleaner returns a cleaner with stressPolicy for all repositories.
 func newCleaner(ctx context.Context, db *sqlstore.DB, now func() time.Time) (*retention.Cleaner, error) {

@@ -207,7 +207,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 	room := u.size
 	if bounded && r.ContentLength > 0 {
 		room += r.ContentLength
-		if err := h.store.CheckQuota(r.Context(), repository, room); err != nil {
+		if err := h.checkQuota(r.Context(), u, repository, room); err != nil {
 			h.dropUpload(u, true)
 			return err
 		}
@@ -232,7 +232,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 				return fail(http.StatusRequestEntityTooLarge, codeSizeInvalid, "a blob may have at most %d bytes", h.maxBlob)
 			}
 			if bounded && u.size+int64(n) > room {
-				if err := h.store.CheckQuota(ctx, repository, u.size+int64(n)); err != nil {
+				if err := h.checkQuota(ctx, u, repository, u.size+int64(n)); err != nil {
 					h.dropUpload(u, true)
 					return err
 				}
@@ -252,7 +252,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 		}
 		if errors.Is(err, io.EOF) {
 			if bounded && room > u.size { // what came since the last question has not been asked about
-				if err := h.store.CheckQuota(ctx, repository, u.size); err != nil {
+				if err := h.checkQuota(ctx, u, repository, u.size); err != nil {
 					h.dropUpload(u, true)
 					return err
 				}
@@ -282,14 +282,25 @@ const quotaStep = 32 << 20
 
 // bounded reports whether quotas count for a blob of that digest, which may be empty.
 func (h *Handler) bounded(ctx context.Context, repository string, d digest) (bool, error) {
-	if d == (digest{}) {
-		return true, nil
+	holds, err := h.store.HasQuota(ctx, repository)
+	if !holds || err != nil || d == (digest{}) {
+		return holds, err
 	}
-	_, err := h.store.FindBlob(ctx, repository, d.String())
+	_, err = h.store.FindBlob(ctx, repository, d.String())
 	if errors.Is(err, store.ErrNotFound) {
 		return true, nil
 	}
 	return false, err
+}
+
+// checkQuota says *store.QuotaError if the repository has no room for the upload when it has that size. The other uploads of
+// its repo count: nobody fills the disk by beginning many.
+func (h *Handler) checkQuota(ctx context.Context, u *upload, repository string, size int64) error {
+	staged, err := h.disk.staged(repository, u.path)
+	if err != nil {
+		return err
+	}
+	return h.store.CheckQuota(ctx, repository, size, staged)
 }
 
 // closeUpload makes the upload a blob of the repository if it has the digest d, and otherwise removes it.

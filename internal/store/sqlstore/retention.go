@@ -45,8 +45,8 @@ func (db *DB) Restore(ctx context.Context, c store.Change) error {
 	})
 }
 
-// restoreManifest makes the manifest and those of its images that were deleted visible again, if all that they need is
-// there, and returns its id.
+// restoreManifest makes the manifest, those of its images that were deleted, and the signatures and the like that went with
+// them visible again, if all that they need is there, and returns its id.
 func restoreManifest(ctx context.Context, t *tx, repository int64, c store.Change, digest string) (id int64, err error) {
 	var deleted *int64
 	err = t.get(ctx, `SELECT id, deleted FROM registry_manifests WHERE repository_id = ? AND digest = ?`, []any{repository, digest}, &id, &deleted)
@@ -70,8 +70,25 @@ func restoreManifest(ctx context.Context, t *tx, repository int64, c store.Chang
 			return 0, err
 		}
 	}
-	_, err = t.exec(ctx, `UPDATE registry_manifests SET deleted = NULL, used = ? WHERE id = ?`, instant(c.At), id)
-	return id, err
+	// Not found: it was purged a moment ago.
+	if err := t.must(ctx, `UPDATE registry_manifests SET deleted = NULL, used = ? WHERE id = ?`, instant(c.At), id); err != nil {
+		return 0, err
+	}
+	if deleted == nil {
+		return id, nil
+	}
+	about, err := list(ctx, t, value[string], `
+		SELECT digest FROM registry_manifests WHERE repository_id = ? AND subject = ? AND subject <> '' AND deleted >= ?`, repository, digest, *deleted)
+	if err != nil {
+		return 0, err
+	}
+	for _, signature := range about {
+		_, err := restoreManifest(ctx, t, repository, c, signature)
+		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.As(err, new(*store.MissingError)) {
+			return 0, err
+		}
+	}
+	return id, nil
 }
 
 // references returns what a manifest refers to. The size of what has gone is 0.
