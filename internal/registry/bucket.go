@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -192,6 +193,8 @@ func (s *S3) explain(err error) error {
 		return fmt.Errorf("%w in the bucket %s", fs.ErrNotExist, s.bucket)
 	case answer.Code == minio.NoSuchBucket:
 		return fmt.Errorf("there is no such bucket as %s; make it first", s.bucket)
+	case answer.StatusCode == http.StatusInsufficientStorage:
+		return fmt.Errorf("the object store says %s: %w", answer.Code, syscall.ENOSPC)
 	case answer.StatusCode == http.StatusForbidden:
 		return fmt.Errorf("the object store refuses it: %s %s; look at the credentials, their rights, and the machine's clock", answer.Code, answer.Message)
 	}

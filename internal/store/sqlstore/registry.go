@@ -211,6 +211,9 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		if err != nil {
 			return err
 		}
+		if c.Unneeded {
+			return deleteUnneeded(ctx, t, id, c)
+		}
 		if tags, err = dropTags(ctx, t, repository, id, c); err != nil {
 			return err
 		}
@@ -227,11 +230,6 @@ func dropTags(ctx context.Context, t *tx, repository, id int64, c store.Change) 
 	}
 	if c.Immutable != nil && slices.ContainsFunc(tags, c.Immutable) {
 		return nil, store.ErrExists
-	}
-	if c.Unneeded {
-		if err := checkUnneeded(ctx, t, repository, id, c); err != nil {
-			return nil, err
-		}
 	}
 	for _, tag := range tags {
 		if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
