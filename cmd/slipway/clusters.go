@@ -73,6 +73,7 @@ func (c *clusters) List(ctx context.Context) ([]kube.Cluster, error) {
 		if !slices.ContainsFunc(all, func(k kube.Cluster) bool { return k.Name == name }) {
 			one.close()
 			delete(c.known, name)
+			delete(c.asked, name)
 		}
 	}
 	return all, nil
