@@ -105,6 +105,7 @@ func scanRun(row scanner) (run ci.Run, err error) {
 func (db *DB) ListRuns(ctx context.Context, filter store.RunFilter) (runs []ci.Run, err error) {
 	var asked conditions
 	asked.add(`repo_id = (SELECT id FROM repos WHERE name = ?)`, filter.Repo != "", filter.Repo)
+	asked.add(`repo_id IN (SELECT id FROM repos WHERE name IN {list})`, filter.Repos != nil, object{filter.Repos})
 	asked.add(`runs.id < ?`, filter.Before > 0, filter.Before)
 	asked.add(`runs.id IN (SELECT run_id FROM images WHERE ref = ? OR digest = ?)`, filter.Image != "", filter.Image, filter.Image)
 	asked.add(`done = FALSE`, filter.Unfinished) // as the index says it

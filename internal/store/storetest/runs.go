@@ -225,6 +225,8 @@ func testListRuns(t *testing.T, s store.Store) {
 		{"all", store.RunFilter{Limit: 500}, all},
 		{"too many", store.RunFilter{Limit: 1 << 40}, all},
 		{"repo", store.RunFilter{Repo: "a/c"}, of("a/c")},
+		{"repos", store.RunFilter{Repos: []string{"a/c", "no/no"}, Limit: 5}, of("a/c")[:5]},
+		{"no repos", store.RunFilter{Repos: []string{}}, nil},
 		{"unknown repo", store.RunFilter{Repo: "no/no"}, nil},
 		{"page", store.RunFilter{Before: all[50].ID, Limit: 10}, all[51:61]},
 		{"page of repo", store.RunFilter{Repo: "a/b", Before: of("a/b")[9].ID, Limit: 10}, of("a/b")[10:20]},
