@@ -227,6 +227,7 @@ func testListRuns(t *testing.T, s store.Store) {
 		{"repo", store.RunFilter{Repo: "a/c"}, of("a/c")},
 		{"repos", store.RunFilter{Repos: []string{"a/c", "no/no"}, Limit: 5}, of("a/c")[:5]},
 		{"no repos", store.RunFilter{Repos: []string{}}, nil},
+		{"numbers", store.RunFilter{Repo: "a/c", Numbers: []int64{3, 1, 400}}, []ci.Run{of("a/c")[37], of("a/c")[39]}},
 		{"unknown repo", store.RunFilter{Repo: "no/no"}, nil},
 		{"page", store.RunFilter{Before: all[50].ID, Limit: 10}, all[51:61]},
 		{"page of repo", store.RunFilter{Repo: "a/b", Before: of("a/b")[9].ID, Limit: 10}, of("a/b")[10:20]},
