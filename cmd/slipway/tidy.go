@@ -91,11 +91,17 @@ func (f facts) InUse(ctx context.Context, repository string) (uses []retention.U
 	return append(uses, known...), unasked, err
 }
 
+// bareDigest is what nodes say of an image that they know no name of.
+var bareDigest = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$`)
+
 // useOf says which image of the repository is used by a reference: by its digest, whatever the host and name, because
 // mirrors and copies have other ones; or by its tag, under whatever host.
 func useOf(image, repository, reason string) (retention.Use, bool) {
 	if _, digest, ok := strings.Cut(image, "@"); ok {
 		return retention.Use{Digest: digest, Reason: reason}, true
+	}
+	if bareDigest.MatchString(image) {
+		return retention.Use{Digest: image, Reason: reason}, true
 	}
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil || reference.Path(named) != repository {

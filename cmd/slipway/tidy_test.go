@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ func TestFacts(t *testing.T) {
 			{Image: "octo/app/cache", Reason: "pod c runs it"},
 			{Image: "octo/other:1", Reason: "pod d runs it"},
 			{Image: "sha256:abc", Reason: "pod e runs it"},
+			{Image: "sha256:" + strings.Repeat("0", 64), Reason: "pod f runs it"},
 		}, repo + " is away"
 	}
 	f := facts{db, running, func(_ context.Context, repo string) ([]string, error) { return []string{"of " + repo}, nil }}
@@ -76,6 +78,7 @@ func TestFacts(t *testing.T) {
 		{Digest: "sha256:pod", Reason: "pod a runs it"},
 		{Name: "v7", Reason: "pod b runs it"},
 		{Name: "latest", Reason: "pod c runs it"},
+		{Digest: "sha256:" + strings.Repeat("0", 64), Reason: "pod f runs it"},
 		{Digest: "sha256:old", Reason: "release 4 of production has it"},
 		{Digest: "sha256:octo/app/cache:tmp", Reason: "run 13 goes on"},
 		{Digest: "sha256:octo/app:v2", Reason: "run 13 goes on"},

@@ -242,6 +242,14 @@ func TestIndex(t *testing.T) {
 		[]string{"v2", "02", "03", "04", "21", "31"})
 }
 
+// TestInUseByConfiguration spares an image that a node knows by the digest of its configuration alone.
+func TestInUseByConfiguration(t *testing.T) {
+	s := newSite(t, facts{inUse: []retention.Use{{Digest: digestOf(1001), Reason: "a cluster runs it"}}})
+	s.push(1, 9*day, "octo", "v1") // which the blob 1001 belongs to
+	s.push(2, 9*day, "octo", "v2")
+	s.want("rules: [{tags: '*', older_than: 1d}]", []string{"v2 1004: * go after 1d, and this is of 2026-01-25"}, []string{"v1", "01"})
+}
+
 // TestInUse spares what somebody needs, and the index by which it was found.
 func TestInUse(t *testing.T) {
 	s := newSite(t, facts{inUse: []retention.Use{

@@ -30,7 +30,7 @@ type State struct {
 
 // Use says that somebody needs an image.
 type Use struct {
-	// Digest is the image's. It may be empty if Name is the tag of the repository by which the image is used: then it is
+	// Digest is the image's, or that of its configuration, by which some nodes know it. It may be empty if Name is the tag of the repository by which the image is used: then it is
 	// what the tag points at.
 	Digest string
 	Name   string
@@ -245,10 +245,23 @@ func newGraph(s State, transient func(tag string) bool) *graph {
 	for _, tag := range s.Tags {
 		tags[tag.Name] = tag.Digest
 	}
+	blobs := map[string]string{} // digests that are no manifest's, to who needs them
 	for _, use := range s.InUse {
 		use.Digest = cmp.Or(use.Digest, tags[use.Name])
-		if use.Tag == "" || !transient(use.Tag) {
+		if use.Tag != "" && transient(use.Tag) {
+			continue
+		}
+		if _, ok := g.by[use.Digest]; ok {
 			g.spread(use.Digest, use.Reason, parents)
+		} else {
+			blobs[use.Digest] = use.Reason
+		}
+	}
+	for _, m := range g.manifests {
+		for _, r := range m.References {
+			if user := blobs[r.Digest]; user != "" && !r.Manifest {
+				g.spread(m.Digest, user, parents)
+			}
 		}
 	}
 	return g

@@ -36,6 +36,8 @@ type GateFilter struct {
 	Run int64
 	// Waiting leaves out gates that are decided, and those of runs that are over.
 	Waiting bool
+	// Open leaves out gates of runs that are over.
+	Open bool
 	// Limit is at most 500; 0 means 50.
 	Limit int
 }

@@ -119,6 +119,7 @@ func (db *DB) ListGates(ctx context.Context, filter store.GateFilter) (gates []c
 	asked.add(`environment = ?`, filter.Environment != "", filter.Environment)
 	asked.add(`runs.number = ?`, filter.Run != 0, filter.Run)
 	asked.add(`gates.state = 'waiting' AND runs.done = FALSE`, filter.Waiting)
+	asked.add(`runs.done = FALSE`, filter.Open)
 	err = db.read(ctx, func(t *tx) error {
 		gates, err = list(ctx, t, scanGate, selectGates+asked.where()+` ORDER BY run_id DESC, gates.job, gates.step LIMIT ?`, append(asked.args, rowLimit(filter.Limit))...)
 		return err

@@ -156,6 +156,13 @@ func putTag(ctx context.Context, t *tx, repository int64, tag string, manifest i
 func putTagChange(ctx context.Context, t *tx, repository int64, tag string, c store.TagChange) error {
 	_, err := t.exec(ctx, `INSERT INTO registry_tag_history (repository_id, name, digest, at, changed_by) VALUES (?, ?, ?, ?, ?)`,
 		repository, tag, c.Digest, instant(c.At), text(c.By))
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(ctx, `
+		DELETE FROM registry_tag_history WHERE repository_id = ? AND name = ? AND id <= (
+			SELECT id FROM registry_tag_history WHERE repository_id = ? AND name = ? ORDER BY id DESC LIMIT 1 OFFSET ?)`,
+		repository, tag, repository, tag, store.MaxTagHistory)
 	return err
 }
 
@@ -204,6 +211,9 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		if err != nil {
 			return err
 		}
+		if c.Unneeded {
+			return deleteUnneeded(ctx, t, id, c)
+		}
 		if tags, err = dropTags(ctx, t, repository, id, c); err != nil {
 			return err
 		}
@@ -220,11 +230,6 @@ func dropTags(ctx context.Context, t *tx, repository, id int64, c store.Change) 
 	}
 	if c.Immutable != nil && slices.ContainsFunc(tags, c.Immutable) {
 		return nil, store.ErrExists
-	}
-	if c.Unneeded {
-		if err := checkUnneeded(ctx, t, repository, id, c); err != nil {
-			return nil, err
-		}
 	}
 	for _, tag := range tags {
 		if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
@@ -305,9 +310,9 @@ func (db *DB) DeleteTag(ctx context.Context, c store.Change) error {
 			return store.ErrExists
 		}
 		manifest, err := one(ctx, t, value[int64], `
-			DELETE FROM registry_tags WHERE repository_id = ? AND name = ? AND (? = '' OR manifest_id = (
+			DELETE FROM registry_tags WHERE repository_id = ? AND name = ? AND (? = '' OR coalesce(updated, 0) <= ? AND manifest_id = (
 				SELECT id FROM registry_manifests m WHERE m.repository_id = registry_tags.repository_id AND m.digest = ?))
-			RETURNING manifest_id`, repository, c.Reference, c.Digest, c.Digest)
+			RETURNING manifest_id`, repository, c.Reference, c.Digest, instant(c.At), c.Digest)
 		if err != nil {
 			return err
 		}

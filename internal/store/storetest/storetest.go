@@ -79,6 +79,8 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryImmutable", testRegistryImmutable},
 		{"RegistryUnneeded", testRegistryUnneeded},
 		{"RegistryRestore", testRegistryRestore},
+		{"RegistryRestoreSignatures", testRegistryRestoreSignatures},
+		{"RegistryHistoryBounded", testRegistryHistoryBounded},
 		{"RegistryPolicies", testRegistryPolicies},
 		{"RegistryQuotas", testRegistryQuotas},
 		{"RegistryQuotaRace", testRegistryQuotaRace},
