@@ -231,8 +231,8 @@ func (c guest) write(path, text string) {
 }
 
 // identity is the file of logins that Docker and podman have after a registry gave them a refresh token.
-func (c guest) identity(token string) string {
-	return fmt.Sprintf(`{"auths": {%q: {"auth": %q, "identitytoken": %q}}}`, c.site.name, base64.StdEncoding.EncodeToString([]byte("octo:")), token)
+func (c guest) identity(host, token string) string {
+	return fmt.Sprintf(`{"auths": {%q: {"auth": %q, "identitytoken": %q}}}`, host, base64.StdEncoding.EncodeToString([]byte("octo:")), token)
 }
 
 // daemon runs a program until the end of the test, and waits until it listens on a socket. The function start starts it.
@@ -293,51 +293,59 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 	return socket
 }
 
+// dockerHost is the name by which Docker knows the proxy: it takes it less seriously that a registry on 127.0.0.1 speaks HTTPS.
+const dockerHost = "registry.example.com"
+
 // dockerd starts a Docker daemon in a network of its own, for it changes the one that it is in, and removes the bridge of
-// another dockerd. The proxy is there, too, at the same address.
+// another dockerd. The proxy is there, too, at the same port.
 func (c guest) dockerd(containerd string) (socket string) {
 	c.Helper()
 	dir := c.TempDir()
-	socket, config := filepath.Join(dir, "docker.sock"), filepath.Join(dir, "daemon.json")
-	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil { // in place of the machine's
-		c.Fatal(err)
-	}
+	socket, config, hosts := filepath.Join(dir, "docker.sock"), filepath.Join(dir, "daemon.json"), filepath.Join(dir, "hosts")
+	c.write(config, "{}") // in place of the machine's
+	c.write(hosts, "127.0.0.1 localhost "+dockerHost+"\n")
 	cmd := exec.Command(testneeds.Tool(c, "clients/dockerd"), "--config-file", config, "--data-root", filepath.Join(dir, "data"),
 		"--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+socket, "--containerd", containerd,
 		"--storage-driver", "vfs", "--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
-		"--userland-proxy=false", "--log-level", "warn", "--insecure-registry", c.site.name)
-	cmd.Env = append(os.Environ(), "PATH="+clustertest.Bin(c)+":"+os.Getenv("PATH"))
+		"--userland-proxy=false", "--log-level", "warn")
+	cmd.Env = append(os.Environ(), "PATH="+clustertest.Bin(c)+":"+os.Getenv("PATH"), "SSL_CERT_FILE="+c.site.ca)
 	daemon(c.T, cmd, socket, func() error {
-		listener := make(chan net.Listener, 1)
-		failed := make(chan error, 1)
-		go func() {
-			runtime.LockOSThread() // and never unlocked: the thread, with its network, ends with the goroutine
-			failed <- func() error {
-				if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-					return err
-				}
-				if err := exec.Command("ip", "link", "set", "lo", "up").Run(); err != nil {
-					return err
-				}
-				l, err := net.Listen("tcp", c.site.name)
-				if err != nil {
-					return err
-				}
-				listener <- l
-				return cmd.Start()
-			}()
-		}()
-		err := <-failed
-		select {
-		case l := <-listener:
-			front := &httptest.Server{Listener: l, Config: &http.Server{Handler: c.site.proxy}}
+		return apart(hosts, func() error {
+			listener, err := net.Listen("tcp", c.site.name)
+			if err != nil {
+				return err
+			}
+			front := &httptest.Server{Listener: listener, Config: &http.Server{Handler: c.site.proxy}}
 			front.StartTLS()
 			c.Cleanup(front.Close)
-		default:
-		}
-		return err
+			return cmd.Start()
+		})
 	})
 	return socket
+}
+
+// apart calls do on a thread with a network of its own, which is only loopback, and with a file of its own as /etc/hosts.
+func apart(hosts string, do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+				return fmt.Errorf("make namespaces: %w", err)
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return fmt.Errorf("make mounts private: %w", err)
+			}
+			if err := unix.Mount(hosts, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
+				return fmt.Errorf("mount %s: %w", hosts, err)
+			}
+			if err := exec.Command("ip", "link", "set", "lo", "up").Run(); err != nil {
+				return fmt.Errorf("set up loopback: %w", err)
+			}
+			return do()
+		}()
+	}()
+	return <-done
 }
 
 // testDocker logs in to, pushes to and pulls from the registry by the docker command and its daemon.
@@ -345,14 +353,16 @@ func testDocker(c guest, containerd string) {
 	docker := tool{guest: c, program: testneeds.Tool(c, "clients/docker"), env: []string{
 		"DOCKER_HOST=unix://" + c.dockerd(containerd), "DOCKER_CONFIG=" + c.TempDir(),
 	}}
+	_, port, _ := strings.Cut(c.site.name, ":")
+	host := dockerHost + ":" + port
 	login := func(token string, want string) {
 		c.Helper()
-		out, err := docker.try(token, "login", "--username", "octo", "--password-stdin", c.site.name)
+		out, err := docker.try(token, "login", "--username", "octo", "--password-stdin", host)
 		if !strings.Contains(out, want) {
 			c.Fatalf("docker login: %v, and not %q:\n%s", err, want, out)
 		}
 	}
-	ref := c.site.name + "/octo/app/docker"
+	ref := host + "/octo/app/docker"
 	login("wrong", "unauthorized: unknown user name or token")
 	login(c.site.person, "Login Succeeded")
 
@@ -367,10 +377,10 @@ func testDocker(c guest, containerd string) {
 
 	// The same with the cluster's token, which Docker gives in as an OAuth2 refresh token when its store has it as one.
 	docker.run("rmi", ref+":one", ref+":two")
-	docker.run("logout", c.site.name)
+	docker.run("logout", host)
 	docker.refused("log in to pull octo/app/docker", "pull", ref+":one")
 	docker = tool{guest: c, program: docker.program, env: []string{docker.env[0], "DOCKER_CONFIG=" + c.TempDir()}}
-	c.write(strings.TrimPrefix(docker.env[1], "DOCKER_CONFIG=")+"/config.json", c.identity(c.site.cluster))
+	c.write(strings.TrimPrefix(docker.env[1], "DOCKER_CONFIG=")+"/config.json", c.identity(host, c.site.cluster))
 	docker.run("pull", ref+":two")
 	c.site.seen.want(c.T, `^POST /v2/token 200 docker/`)
 	docker.run("pull", ref+"@"+one.Digest.String())
@@ -384,7 +394,7 @@ func testDocker(c guest, containerd string) {
 
 // testPodman does the same with podman, and pushes a manifest list.
 func testPodman(c guest) {
-	dir := c.TempDir()
+	dir, program := c.TempDir(), testneeds.Tool(c, "clients/podman")
 	config := filepath.Join(dir, "containers.conf")
 	// Nothing of the machine's own podman is read or locked.
 	c.write(config, `[engine]
@@ -394,6 +404,7 @@ cgroup_manager = "cgroupfs"
 tmp_dir = "`+filepath.Join(dir, "tmp")+`"
 static_dir = "`+filepath.Join(dir, "static")+`"
 volume_path = "`+filepath.Join(dir, "volumes")+`"
+helper_binaries_dir = ["`+filepath.Join(filepath.Dir(program), "root", "usr", "lib", "podman")+`"]
 conmon_path = ["`+testneeds.Tool(c, "clients/conmon")+`"]
 runtime = "runc"
 [engine.runtimes]
@@ -401,7 +412,7 @@ runc = ["`+filepath.Join(clustertest.Bin(c), "runc")+`"]
 [network]
 network_config_dir = "`+filepath.Join(dir, "networks")+`"
 `)
-	podman := tool{guest: c, program: testneeds.Tool(c, "clients/podman"), env: []string{
+	podman := tool{guest: c, program: program, env: []string{
 		"CONTAINERS_CONF=" + config, "REGISTRY_AUTH_FILE=" + filepath.Join(dir, "auth.json"), "HOME=" + dir,
 	}, args: []string{"--storage-driver=vfs", "--root=" + filepath.Join(dir, "root"), "--runroot=" + filepath.Join(dir, "run")}}
 	tls := "--cert-dir=" + filepath.Dir(c.site.ca)
@@ -437,7 +448,7 @@ network_config_dir = "`+filepath.Join(dir, "networks")+`"
 	podman.refused("the token of cluster does not allow to push octo/app/podman", "push", tls, ref+":two")
 	podman.run("logout", c.site.name)
 	podman.refused("log in to pull octo/app/podman", "pull", tls, ref+":one")
-	c.write(filepath.Join(dir, "auth.json"), c.identity(c.site.cluster))
+	c.write(filepath.Join(dir, "auth.json"), c.identity(c.site.name, c.site.cluster))
 	podman.run("pull", tls, ref+":one")
 	c.site.seen.want(c.T, `^POST /v2/token 200 containers/`)
 }
