@@ -54,8 +54,8 @@ rm -rf "$debs"
 
 # A library's folder depends on the machine and the package.
 libraries=$(cd "$out/root" && find * -name 'lib*.so*' -printf '$root/%h\n' | sort -u | paste -sd:)
-for program in usr/bin/docker usr/sbin/dockerd usr/bin/podman usr/bin/conmon; do
-	name=${program##*/}
+for name in docker dockerd podman conmon; do
+	program=$(cd "$out/root" && find usr -maxdepth 2 -type f -name "$name") # in bin or sbin
 	rm -f "$out/$name"
 	cat >"$out/$name" <<-EOF
 		#!/bin/sh

@@ -293,25 +293,26 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 	return socket
 }
 
-// dockerHost is the name by which Docker knows the proxy: it takes it less seriously that a registry on 127.0.0.1 speaks HTTPS.
-const dockerHost = "registry.example.com"
+// dockerHost is the name by which Docker knows the proxy, at an address that is not loopback: on that it forgives a
+// registry that does not speak HTTPS well.
+const dockerHost, dockerAddress = "registry.example.com", "192.0.2.1"
 
 // dockerd starts a Docker daemon in a network of its own, for it changes the one that it is in, and removes the bridge of
-// another dockerd. The proxy is there, too, at the same port.
+// another dockerd. The proxy is there, too.
 func (c guest) dockerd(containerd string) (socket string) {
 	c.Helper()
 	dir := c.TempDir()
 	socket, config, hosts := filepath.Join(dir, "docker.sock"), filepath.Join(dir, "daemon.json"), filepath.Join(dir, "hosts")
 	c.write(config, "{}") // in place of the machine's
-	c.write(hosts, "127.0.0.1 localhost "+dockerHost+"\n")
+	c.write(hosts, dockerAddress+" "+dockerHost+"\n")
 	cmd := exec.Command(testneeds.Tool(c, "clients/dockerd"), "--config-file", config, "--data-root", filepath.Join(dir, "data"),
 		"--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+socket, "--containerd", containerd,
 		"--storage-driver", "vfs", "--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
 		"--userland-proxy=false", "--log-level", "warn")
-	cmd.Env = append(os.Environ(), "PATH="+clustertest.Bin(c)+":"+os.Getenv("PATH"), "SSL_CERT_FILE="+c.site.ca)
+	cmd.Env = append(os.Environ(), "PATH="+clustertest.Bin(c)+":"+os.Getenv("PATH"), "SSL_CERT_FILE="+c.site.ca, "NO_PROXY=*", "no_proxy=*")
 	daemon(c.T, cmd, socket, func() error {
 		return apart(hosts, func() error {
-			listener, err := net.Listen("tcp", c.site.name)
+			listener, err := net.Listen("tcp", net.JoinHostPort(dockerAddress, "443"))
 			if err != nil {
 				return err
 			}
@@ -324,7 +325,7 @@ func (c guest) dockerd(containerd string) (socket string) {
 	return socket
 }
 
-// apart calls do on a thread with a network of its own, which is only loopback, and with a file of its own as /etc/hosts.
+// apart calls do on a thread with a network of its own, in which there is dockerAddress, and a file of its own as /etc/hosts.
 func apart(hosts string, do func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -339,8 +340,10 @@ func apart(hosts string, do func() error) error {
 			if err := unix.Mount(hosts, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
 				return fmt.Errorf("mount %s: %w", hosts, err)
 			}
-			if err := exec.Command("ip", "link", "set", "lo", "up").Run(); err != nil {
-				return fmt.Errorf("set up loopback: %w", err)
+			for _, args := range [][]string{{"link", "set", "lo", "up"}, {"address", "add", dockerAddress + "/32", "dev", "lo"}} {
+				if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+					return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+				}
 			}
 			return do()
 		}()
@@ -353,16 +356,14 @@ func testDocker(c guest, containerd string) {
 	docker := tool{guest: c, program: testneeds.Tool(c, "clients/docker"), env: []string{
 		"DOCKER_HOST=unix://" + c.dockerd(containerd), "DOCKER_CONFIG=" + c.TempDir(),
 	}}
-	_, port, _ := strings.Cut(c.site.name, ":")
-	host := dockerHost + ":" + port
 	login := func(token string, want string) {
 		c.Helper()
-		out, err := docker.try(token, "login", "--username", "octo", "--password-stdin", host)
+		out, err := docker.try(token, "login", "--username", "octo", "--password-stdin", dockerHost)
 		if !strings.Contains(out, want) {
 			c.Fatalf("docker login: %v, and not %q:\n%s", err, want, out)
 		}
 	}
-	ref := host + "/octo/app/docker"
+	ref := dockerHost + "/octo/app/docker"
 	login("wrong", "unauthorized: unknown user name or token")
 	login(c.site.person, "Login Succeeded")
 
@@ -377,10 +378,10 @@ func testDocker(c guest, containerd string) {
 
 	// The same with the cluster's token, which Docker gives in as an OAuth2 refresh token when its store has it as one.
 	docker.run("rmi", ref+":one", ref+":two")
-	docker.run("logout", host)
+	docker.run("logout", dockerHost)
 	docker.refused("log in to pull octo/app/docker", "pull", ref+":one")
 	docker = tool{guest: c, program: docker.program, env: []string{docker.env[0], "DOCKER_CONFIG=" + c.TempDir()}}
-	c.write(strings.TrimPrefix(docker.env[1], "DOCKER_CONFIG=")+"/config.json", c.identity(host, c.site.cluster))
+	c.write(strings.TrimPrefix(docker.env[1], "DOCKER_CONFIG=")+"/config.json", c.identity(dockerHost, c.site.cluster))
 	docker.run("pull", ref+":two")
 	c.site.seen.want(c.T, `^POST /v2/token 200 docker/`)
 	docker.run("pull", ref+"@"+one.Digest.String())
