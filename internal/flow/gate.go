@@ -133,8 +133,13 @@ func (f *Flow) pass(ctx context.Context, v visit, rules []ci.Environment) (proto
 		return protocol.Permit{}, fmt.Errorf("list the review environments of %s: %w", v.rules.Repo, err)
 	}
 	e := v.environment
+	policy := e.Policy.With(v.deploy.Policy)
+	secrets, _, err := f.openSecrets(ctx, v.rules.Repo, v.event, policy.Secrets())
+	if err != nil {
+		return protocol.Permit{}, err
+	}
 	return protocol.Permit{
-		State: ci.GatePassed, Environment: e.Name, Namespace: e.Namespace, Policy: e.Policy.With(v.deploy.Policy), URL: e.URL,
+		State: ci.GatePassed, Environment: e.Name, Namespace: e.Namespace, Policy: policy, URL: e.URL, Secrets: secrets,
 		Kubeconfig: kubeconfig, Review: v.rules.Pattern(), Reserved: ci.Reserve(rules, reviews, e),
 	}, nil
 }

@@ -726,6 +726,37 @@ func TestGateReserves(t *testing.T) {
 	}
 }
 
+// The secrets that an environment's own policy names come with the permit, unless the event may not have them.
+func TestGateSecrets(t *testing.T) {
+	d := newDock(t)
+	d.change("review/*", func(e *ci.Environment) {
+		login := ci.Login{Token: &ci.FromSecret{Secret: "prometheus"}, CA: &ci.FromSecret{Secret: "missing"}}
+		check := ci.Check{URL: "https://prometheus.example.com", Login: login, Query: "up", Condition: "> 0"}
+		e.Policy.Strategy = &ci.Strategy{Kind: ci.Canary, Checks: []ci.Check{check}}
+	})
+	if err := d.PutSecret(t.Context(), flowtest.Repo, "Prometheus", "very-secret", false); err != nil {
+		t.Fatal(err)
+	}
+	_, lease := d.accept(d.branch("x", ship("review/x")))
+	if permit := d.ask(lease); len(permit.Secrets) != 1 || permit.Secrets["prometheus"] != "very-secret" {
+		t.Errorf("with the permit come %v", permit.Secrets)
+	}
+	d.end(lease, ci.Success)
+	event := d.PullRequest(ship("review/x"), false)
+	event.Source = "x"
+	_, lease = d.accept(event)
+	permit := d.ask(lease)
+	d.want(permit, ci.GatePassed, "")
+	if len(permit.Secrets) != 0 {
+		t.Errorf("a pull request gets %v", permit.Secrets)
+	}
+	d.end(lease, ci.Success)
+	_, lease = d.accept(d.branch("x", ship("review/x", "strategy: rolling")))
+	if permit := d.ask(lease); len(permit.Secrets) != 0 {
+		t.Errorf("with another strategy come %v", permit.Secrets)
+	}
+}
+
 // What a fork deployed somewhere is no release of the repo.
 func TestForkReleases(t *testing.T) {
 	d := &dock{T: t, Server: flowtest.New(t)}

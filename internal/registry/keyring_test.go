@@ -8,21 +8,21 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-// place is where a test's credentials are.
-type place struct {
+// source is where a test's credentials are.
+type source struct {
 	credentials.Value
 	failed error
 	asked  int
 }
 
-func (p *place) Retrieve() (credentials.Value, error) { return p.RetrieveWithCredContext(nil) }
+func (p *source) Retrieve() (credentials.Value, error) { return p.RetrieveWithCredContext(nil) }
 
-func (p *place) RetrieveWithCredContext(*credentials.CredContext) (credentials.Value, error) {
+func (p *source) RetrieveWithCredContext(*credentials.CredContext) (credentials.Value, error) {
 	p.asked++
 	return p.Value, p.failed
 }
 
-func (p *place) IsExpired() bool { return true }
+func (p *source) IsExpired() bool { return true }
 
 // Credentials that cannot be renewed are used as long as they are good, and asked for again in a minute.
 func TestKeyring(t *testing.T) {
@@ -40,8 +40,8 @@ func TestKeyring(t *testing.T) {
 		"those of a file, before that": {time.Time{}, 59 * time.Second, true, false},
 	} {
 		at := now
-		p := &place{Value: credentials.Value{AccessKeyID: "a-key", SecretAccessKey: "a-secret", Expiration: test.expires}}
-		keys := credentials.New(&keyring{places: []credentials.Provider{&place{failed: failed}, p}, now: func() time.Time { return at }})
+		p := &source{Value: credentials.Value{AccessKeyID: "a-key", SecretAccessKey: "a-secret", Expiration: test.expires}}
+		keys := credentials.New(&keyring{places: []credentials.Provider{&source{failed: failed}, p}, now: func() time.Time { return at }})
 		if value, err := keys.GetWithContext(nil); err != nil || value != p.Value {
 			t.Errorf("%s: at first %+v, %v", name, value, err)
 		}

@@ -46,6 +46,20 @@ func parseDigest(s string) (digest, error) {
 	return digest{algorithm, digits}, nil
 }
 
+// digestPattern is the grammar of digests of any algorithm (image-spec, "Digests").
+var digestPattern = regexp.MustCompile(`^[a-z0-9]+([+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+$`)
+
+// checkSubject says what is wrong with the digest of a subject. As that need not be here, its algorithm may be one that is
+// not known here.
+func checkSubject(s string) error {
+	algorithm, _, _ := strings.Cut(s, ":")
+	if newHash(algorithm) == nil && len(s) <= 512 && digestPattern.MatchString(s) {
+		return nil
+	}
+	_, err := parseDigest(s)
+	return err
+}
+
 // newHash returns nil for an algorithm that is not supported.
 func newHash(algorithm string) hash.Hash {
 	switch algorithm {

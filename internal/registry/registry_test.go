@@ -71,6 +71,8 @@ type site struct {
 	dir     string
 	handler *registry.Handler
 	store   *sqlstore.DB
+	// hear is told of every answer, if it is not nil.
+	hear func(answer)
 }
 
 func newSite(t testing.TB, change ...func(*registry.Options)) *site {
@@ -136,9 +138,12 @@ func (s *site) do(method, path string, body io.Reader, headers ...string) answer
 	req.SetBasicAuth("admin", "admin-password")
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
-		if value == "" {
+		switch {
+		case value == "":
 			req.Header.Del(name)
-		} else {
+		case name == "Accept":
+			req.Header.Add(name, value)
+		default:
 			req.Header.Set(name, value)
 		}
 	}
@@ -151,7 +156,11 @@ func (s *site) do(method, path string, body io.Reader, headers ...string) answer
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return answer{resp, b}
+	a := answer{resp, b}
+	if s.hear != nil {
+		s.hear(a)
+	}
+	return a
 }
 
 // want fails the test unless a has the status and, for errors, the code.
@@ -201,6 +210,12 @@ func (s *site) pushBlob(name string, content []byte) string {
 	return digest
 }
 
+// push uploads a blob that has that digest.
+func (s *site) push(name, digest string, content []byte) {
+	s.t.Helper()
+	s.want(s.do("POST", "/v2/"+name+"/blobs/uploads/?digest="+digest, bytes.NewReader(content)), 201)
+}
+
 // start begins an upload and returns its location.
 func (s *site) start(name string) string {
 	s.t.Helper()
@@ -219,10 +234,13 @@ func descriptor(mediaType string, content []byte) object {
 	return object{"mediaType": mediaType, "digest": sum256(content), "size": len(content)}
 }
 
+// configText is the config of the images of tests.
+const configText = `{"architecture":"amd64","os":"linux"}`
+
 // image pushes a config and a layer, and returns a manifest of them with the fields of extra.
 func (s *site) image(name string, extra object) []byte {
 	s.t.Helper()
-	config, layer := []byte(`{"architecture":"amd64","os":"linux"}`), random(64)
+	config, layer := []byte(configText), random(64)
 	s.pushBlob(name, config)
 	s.pushBlob(name, layer)
 	m := object{
@@ -248,6 +266,12 @@ func encode(v any) []byte {
 func (s *site) putManifest(name, reference string, manifest []byte) answer {
 	s.t.Helper()
 	return s.do("PUT", "/v2/"+name+"/manifests/"+reference, bytes.NewReader(manifest), "Content-Type: "+mediaImage)
+}
+
+// putIndex pushes an index.
+func (s *site) putIndex(name, reference string, index []byte) answer {
+	s.t.Helper()
+	return s.do("PUT", "/v2/"+name+"/manifests/"+reference, bytes.NewReader(index), "Content-Type: "+mediaIndex)
 }
 
 // wantFiles fails the test unless the registry has that many files: blobs and open uploads.

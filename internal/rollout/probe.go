@@ -49,11 +49,15 @@ func (d *deployment) probe(ctx context.Context, differences Differences) (*load,
 	if err := probe.Validate(p.URL); err != nil {
 		return nil, fault.New(fault.Invalid, "the probe's URL %q %w", p.URL, err)
 	}
+	login, err := d.r.login(p.Login, "the probe")
+	if err != nil {
+		return nil, err
+	}
 	l := &load{d: d, policy: p, differences: differences, options: probe.Options{
-		URL: p.URL, Rate: cmp.Or(p.Rate, ci.DefaultProbeRate), Status: p.Status, Allowed: p.Losses, Local: d.r.ProbeLocal,
+		URL: p.URL, Login: login, Rate: cmp.Or(p.Rate, ci.DefaultProbeRate), Status: p.Status, Allowed: p.Losses, Local: d.r.ProbeLocal,
 		Timeout: time.Duration(cmp.Or(p.Timeout, ci.DefaultProbeTimeout)) * time.Second,
 	}}
-	err := probe.Check(ctx, l.options)
+	err = probe.Check(ctx, l.options)
 	var failure *probe.Failure
 	switch {
 	case err == nil:

@@ -193,6 +193,9 @@ func (d *deployment) saveProgress(ctx context.Context, p *release.Progress) erro
 // prepare finds out for which Deployments there are steps, and all that concerns them: of what is in the cluster, or, if
 // another process has begun, of what that has recorded. It leaves canaries empty if there is nothing to do by steps.
 func (s *steps) prepare(ctx context.Context, differences Differences) error {
+	if err := s.loginsKnown(); err != nil {
+		return err
+	}
 	now := byKey(s.r.Objects)
 	for _, name := range s.strategy.Deployments {
 		if !slices.ContainsFunc(s.r.Objects, func(o manifest.Object) bool { return isDeployment(o.Unstructured) && o.GetName() == name }) {

@@ -273,8 +273,11 @@ type Quotas interface {
 	// PutQuota sets the quota of a repository, in bytes; 0 removes it. That of the empty name is for each repo
 	// (octo/app) that has none of its own.
 	PutQuota(ctx context.Context, repository string, bytes int64) error
-	// CheckQuota says *QuotaError if the repository has no room for that many bytes more.
-	CheckQuota(ctx context.Context, repository string, bytes int64) error
+	// HasQuota reports whether a quota holds for a repository.
+	HasQuota(ctx context.Context, repository string) (bool, error)
+	// CheckQuota says *QuotaError if the repository has no room for that many bytes more. Staged is how many bytes its repo
+	// (octo/app of octo/app/cache) has in uploads that go on: they count for its quota and wider ones as what was deleted does.
+	CheckQuota(ctx context.Context, repository string, bytes, staged int64) error
 	// FindQuotas returns the quotas that hold for a repository, the widest first, with what is used of them.
 	FindQuotas(ctx context.Context, repository string) ([]Quota, error)
 }
@@ -284,7 +287,7 @@ type Quota struct {
 	Repository string
 	Bytes      int64
 	// Used is what its images need, and what was pushed and has no image yet; Stored is that and what was deleted and may be
-	// restored.
+	// restored, and for CheckQuota what is being uploaded.
 	Used, Stored int64
 }
 
@@ -295,7 +298,7 @@ type QuotaError struct{ Quota }
 func (e *QuotaError) Error() string {
 	have := fmt.Sprintf("its images have %d", e.Used)
 	if e.Stored > e.Used {
-		have += fmt.Sprintf(", with deleted ones %d", e.Stored)
+		have += fmt.Sprintf(", with deleted ones and open uploads %d", e.Stored)
 	}
 	return fmt.Sprintf("%s may have %d bytes together with all below it, and %s", e.Repository, e.Bytes, have)
 }

@@ -66,7 +66,7 @@ func (p *pages) showCleanUp(w http.ResponseWriter, r *http.Request, view cleanUp
 	view.Policy = holds
 	switch {
 	case err != nil && view.Wrong == nil && try == nil:
-		view.Wrong = strings.Split(err.Error(), "\n")
+		view.Wrong = sentencesOf(err)
 	case !view.Empty && view.Wrong == nil:
 		if view.Decision, err = p.Options.Images.DryRun(ctx, view.Image, try); err != nil {
 			return err
@@ -101,18 +101,21 @@ func (p *pages) putPolicy(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	view.Try = &text
-	var problems retention.Problems
-	switch {
-	case errors.As(wrong, &problems):
-		for _, problem := range problems {
-			view.Wrong = append(view.Wrong, retention.PolicyFile+":"+problem.String())
-		}
-	case wrong != nil:
-		view.Wrong = []string{wrong.Error()}
-	}
 	status := http.StatusOK
 	if wrong != nil {
-		status = http.StatusUnprocessableEntity
+		view.Wrong, status = sentencesOf(wrong), http.StatusUnprocessableEntity
 	}
 	return p.showCleanUp(w, r, view, status, &parsed)
+}
+
+// sentencesOf says what is wrong with a policy, a place of it each.
+func sentencesOf(wrong error) (all []string) {
+	var problems retention.Problems
+	if !errors.As(wrong, &problems) {
+		return []string{wrong.Error()}
+	}
+	for _, problem := range problems {
+		all = append(all, "policy:"+problem.String())
+	}
+	return all
 }

@@ -41,6 +41,8 @@ type site struct {
 	file  string // the pipeline file of every commit
 	admin string // a token
 	inUse []retention.Use
+	// images keeps the registry tidy.
+	images *retention.Cleaner
 }
 
 // oneFile is a forge whose repos have the same pipeline file at every commit.
@@ -108,15 +110,16 @@ func newSiteOn(t testing.TB, scheme, database string) *site {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
 	s := &site{t: t, db: db, file: twoJobs, auth: &auth.Authority{Tokens: db, Jobs: db, Key: key, Now: time.Now}}
+	s.images = &retention.Cleaner{Store: db, Facts: s, Now: time.Now}
 	server := httptest.NewUnstartedServer(nil)
 	s.url = "http://" + server.Listener.Addr().String()
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s.flow = flow.New(flow.Options{
 		Store: db, Logs: logs, Keys: keys, Auth: s.auth, Log: log, Forges: map[string]forge.Forge{flow.OwnForge: oneFile{s}},
 		URL: strings.Replace(s.url, "http", scheme, 1), Registry: "registry.test",
 	})
 	server.Config.Handler = web.New(web.Options{
-		Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Images: &retention.Cleaner{Store: db, Facts: s, Now: time.Now},
+		Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Images: s.images,
 	})
 	server.Start()
 	t.Cleanup(server.Close)

@@ -44,16 +44,30 @@ func (db *DB) FindQuotas(ctx context.Context, repository string) (quotas []store
 	return quotas, err
 }
 
+// HasQuota implements [store.Quotas].
+func (db *DB) HasQuota(ctx context.Context, repository string) (holds bool, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		quotas, err := quotasOf(ctx, t, repository)
+		holds = len(quotas) > 0
+		return err
+	})
+	return holds, err
+}
+
 // CheckQuota implements [store.Quotas].
-func (db *DB) CheckQuota(ctx context.Context, repository string, bytes int64) error {
+func (db *DB) CheckQuota(ctx context.Context, repository string, bytes, staged int64) error {
 	return db.read(ctx, func(t *tx) error {
 		quotas, err := quotasOf(ctx, t, repository)
 		if err != nil {
 			return err
 		}
 		for _, q := range quotas {
+			staged := staged
+			if strings.Count(q.Repository, "/") > 1 {
+				staged = 0 // of others below the repo, perhaps
+			}
 			atMost, err := one(ctx, t, value[int64], `SELECT bytes FROM registry_quota_use WHERE repository = ?`, q.Repository)
-			if err == nil && fits(atMost, bytes, q.Bytes) {
+			if err == nil && fits(atMost, bytes, q.Bytes) && fits(atMost+staged, bytes, twice(q.Bytes)) {
 				continue
 			}
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -62,6 +76,7 @@ func (db *DB) CheckQuota(ctx context.Context, repository string, bytes int64) er
 			if err := countQuota(ctx, t, &q); err != nil {
 				return err
 			}
+			q.Stored += staged
 			if !fits(q.Used, bytes, q.Bytes) || !fits(q.Stored, bytes, twice(q.Bytes)) {
 				return &store.QuotaError{Quota: q}
 			}
