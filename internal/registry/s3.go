@@ -193,9 +193,14 @@ func (s *S3) setAside(ctx context.Context, d digest) error {
 
 // sweep implements storage: parts of large blobs that a killed process left cost money, and no list of objects shows them.
 func (s *S3) sweep(ctx context.Context, then time.Time) (n int, err error) {
-	ctx, cancel := context.WithCancel(ctx) // the library's list lives until then
-	defer cancel()
-	for upload := range s.client.ListIncompleteUploads(ctx, s.bucket, s.prefix+"blobs/", true) {
+	ctx, cancel := context.WithCancel(ctx)
+	uploads := s.client.ListIncompleteUploads(ctx, s.bucket, s.prefix+"blobs/", true)
+	defer func() {
+		cancel()
+		for range uploads { // until the library has noticed
+		}
+	}()
+	for upload := range uploads {
 		if upload.Err != nil {
 			return n, fmt.Errorf("list unfinished uploads of the bucket %s: %w", s.bucket, s.explain(upload.Err))
 		}
