@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -150,7 +151,7 @@ func parseContentRange(s string) (first, last int64, err error) {
 			last, err = parseOffset(b)
 		}
 	}
-	if !ok || err != nil || last < first {
+	if !ok || err != nil || last < first || last-first == math.MaxInt64 {
 		return 0, 0, fmt.Errorf("%.100q is not a Content-Range of a chunk, which looks like 0-1023", s)
 	}
 	return first, last, nil

@@ -8,13 +8,16 @@ import (
 	"crypto/sha512"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"slipway/internal/registry"
@@ -75,9 +78,33 @@ type site struct {
 	hear func(answer)
 }
 
+// emptyDatabase is the file of a database without rows. Making one takes longer than most tests.
+var emptyDatabase = sync.OnceValues(func() (content []byte, err error) {
+	dir, err := os.MkdirTemp("", "empty-database-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	db, err := sqlstore.Open(context.Background(), filepath.Join(dir, "slipway.db"))
+	if err != nil {
+		return nil, err
+	}
+	if err := db.Close(); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(filepath.Join(dir, "slipway.db"))
+})
+
 func newSite(t testing.TB, change ...func(*registry.Options)) *site {
 	t.Helper()
 	dir := t.TempDir()
+	empty, err := emptyDatabase()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "slipway.db"), empty, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	db, err := sqlstore.Open(t.Context(), filepath.Join(dir, "slipway.db"))
 	if err != nil {
 		t.Fatal(err)

@@ -50,7 +50,7 @@ func testManifestSize(t *testing.T, s *site) {
 	s.want(s.putManifest("a", "big", padded(4<<20)), 201)
 	s.want(s.putManifest("a", "v1", padded(4<<20+1)), 413, "MANIFEST_INVALID")
 	// Without a Content-Length as well.
-	a := s.do("PUT", "/v2/a/manifests/v1", io.MultiReader(bytes.NewReader(padded(5<<20))), "Content-Type: "+mediaImage)
+	a := s.do("PUT", "/v2/a/manifests/v1", io.MultiReader(bytes.NewReader(padded(4<<20+1))), "Content-Type: "+mediaImage)
 	s.want(a, 413, "MANIFEST_INVALID")
 	s.want(s.putManifest("a", sum256(padded(4<<20+1))+"?tag=v1", padded(4<<20+1)), 413, "MANIFEST_INVALID")
 	s.want(s.do("GET", "/v2/a/manifests/v1", nil), 404)

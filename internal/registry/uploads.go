@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -408,8 +409,11 @@ func (h *Handler) startUpload(w http.ResponseWriter, r *http.Request, req reques
 	return nil
 }
 
+// maxSources is of how many repositories a mount is tried that names none.
+const maxSources = 100
+
 // mount links a blob of another repository, if that has it and the client may read there; if from is empty, of any where
-// both is so. Otherwise it reports false without saying which, and the client uploads.
+// both is so, the most alike in name first. Otherwise it reports false without saying which, and the client uploads.
 func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, name, from string) (bool, error) {
 	d, err := parseDigest(name)
 	if err != nil {
@@ -420,8 +424,9 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, nam
 		if sources, err = h.store.BlobRepositories(r.Context(), d.String()); err != nil {
 			return false, err
 		}
+		slices.SortStableFunc(sources, func(a, b string) int { return commonPrefix(b, req.name) - commonPrefix(a, req.name) })
 	}
-	for _, source := range sources {
+	for _, source := range sources[:min(len(sources), maxSources)] {
 		if !validName(source) || !req.who.Allows(source, Pull) {
 			continue
 		}
@@ -436,6 +441,15 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, nam
 		return true, nil
 	}
 	return false, nil
+}
+
+// commonPrefix returns how many bytes a and b have in common at their beginning.
+func commonPrefix(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // getUpload says how far an upload is (spec, "Pushing a blob in chunks").
