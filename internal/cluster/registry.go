@@ -97,6 +97,7 @@ func SetRegistries(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
+	s.Own = false
 	return l.setRegistries(ctx, &s, opts.Registries)
 }
 

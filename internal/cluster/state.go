@@ -22,7 +22,8 @@ type state struct {
 	Layout     int          `json:"layout"`
 	Kubernetes string       `json:"kubernetes"` // version that the data was made by
 	Block      netip.Prefix `json:"block"`      // addresses of the cluster
-	Registries []Registry   `json:"registries,omitempty"`
+	Registries []Registry   `json:"registries"`    // nil if nobody has set them
+	Own        bool         `json:"own,omitempty"` // they are the server's own
 }
 
 func (s state) network() network { return network{s.Block} }
