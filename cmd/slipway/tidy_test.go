@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ func TestFacts(t *testing.T) {
 			{Image: "octo/app/cache", Reason: "pod c runs it"},
 			{Image: "octo/other:1", Reason: "pod d runs it"},
 			{Image: "sha256:abc", Reason: "pod e runs it"},
+			{Image: "sha256:" + strings.Repeat("0", 64), Reason: "pod f runs it"},
 		}, repo + " is away"
 	}
 	f := facts{db, running, func(_ context.Context, repo string) ([]string, error) { return []string{"of " + repo}, nil }}
@@ -75,6 +77,7 @@ func TestFacts(t *testing.T) {
 		{Digest: "sha256:pod", Reason: "pod a runs it"},
 		{Name: "v7", Reason: "pod b runs it"},
 		{Name: "latest", Reason: "pod c runs it"},
+		{Digest: "sha256:" + strings.Repeat("0", 64), Reason: "pod f runs it"},
 		{Digest: "sha256:old", Reason: "release 4 of production has it"},
 		{Digest: "sha256:octo/app/cache:tmp", Reason: "run 13 goes on"},
 		{Digest: "sha256:octo/app:v2", Reason: "run 13 goes on"},
@@ -90,8 +93,8 @@ func TestFacts(t *testing.T) {
 	for by, want := range map[string]bool{
 		"octo/app run 1": true, "octo/app run 13": false, "octo/app run 99": true, "octo": false, "run 1": false, "octo/app run x": false,
 	} {
-		if got, err := f.Over(ctx, by); err != nil || got != want {
-			t.Errorf("Over(%q) is %t, %v", by, got, err)
+		if got, err := f.Over(ctx, []string{by}); err != nil || got[by] != want {
+			t.Errorf("Over(%q) is %v, %v", by, got, err)
 		}
 	}
 

@@ -59,6 +59,8 @@ type Flow struct {
 	claims   claims
 	reporter *reporter
 	remarker *reporter
+	// turns is held from when it is decided whose turn at a review environment it is until that is stored.
+	turns sync.Mutex
 }
 
 // leaseTime is how long a runner may be silent before its job is given up: long enough for a server to be updated.

@@ -61,6 +61,8 @@ type Permit struct {
 	URL         string    `json:"url,omitempty"`
 	// Kubeconfig is that of the environment; empty leaves it to the step.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
+	// Secrets are those that Policy names, as far as they exist and the run may have them, by these names.
+	Secrets map[string]string `json:"secrets,omitempty"`
 	// Reserved are the namespaces of the repo's other environments, which the step must leave alone.
 	Reserved []ci.Reserved `json:"reserved,omitempty"`
 	// Review is true for a review environment: its namespace is made with it and removed with it.

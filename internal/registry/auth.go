@@ -100,6 +100,9 @@ func (h *Handler) authorize(w http.ResponseWriter, r *http.Request, who holder, 
 	case Push:
 		// Clients read before they write.
 		scope = "repository:" + repository + ":pull,push"
+		if from := r.URL.Query().Get("from"); r.URL.Query().Has("mount") && validName(from) && from != repository {
+			scope += " repository:" + from + ":pull" // one token for both ends of a mount
+		}
 	case Delete:
 		scope = "repository:" + repository + ":delete"
 	}

@@ -227,7 +227,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if route.kind != kindCatalog {
 		route.name = h.mirrored(w, r, route.name)
 		if !validName(route.name) {
-			return fail(http.StatusBadRequest, codeNameInvalid, "%.300q is not a repository name: lower-case letters and digits, "+
+			status := http.StatusBadRequest
+			if (r.Method == http.MethodGet || r.Method == http.MethodHead) && route.kind != kindReferrers {
+				// Pulling from a repository that cannot be is pulling from one that is not (spec, "Pushing Manifests");
+				// only lists of referrers are never 404.
+				status = http.StatusNotFound
+			}
+			return fail(status, codeNameInvalid, "%.300q is not a repository name: lower-case letters and digits, "+
 				"between them single . _ or -, parts divided by /, at most %d bytes", route.name, maxName)
 		}
 	}
