@@ -20,8 +20,8 @@ const layoutVersion = 1
 // state is what has to be remembered about a cluster. It is in state.json of the data folder.
 type state struct {
 	Layout     int          `json:"layout"`
-	Kubernetes string       `json:"kubernetes"` // version that the data was made by
-	Block      netip.Prefix `json:"block"`      // addresses of the cluster
+	Kubernetes string       `json:"kubernetes"`    // version that the data was made by
+	Block      netip.Prefix `json:"block"`         // addresses of the cluster
 	Registries []Registry   `json:"registries"`    // nil if nobody has set them
 	Own        bool         `json:"own,omitempty"` // they are the server's own
 }
