@@ -198,15 +198,16 @@ func (d *demo) startServer(ctx context.Context) error {
 	return nil
 }
 
-// startCluster starts Kubernetes and lets it pull from the server's registry.
+// startCluster starts Kubernetes, which pulls from the server's registry.
 func (d *demo) startCluster(ctx context.Context) error {
-	token, err := os.ReadFile(filepath.Join(d.data, "server", "pull-token"))
+	own, err := cluster.LoadRegistry(filepath.Join(d.data, "server", "own-registry.json"))
 	if err != nil {
 		return err
 	}
-	d.cluster.Registries = []cluster.Registry{{
-		Host: listen, Mirrors: []string{"docker.io"}, Authorization: "Bearer " + strings.TrimSpace(string(token)),
-	}}
+	if own == nil {
+		return fmt.Errorf("the server in %s says nothing of its registry", d.data)
+	}
+	d.cluster.Registries = []cluster.Registry{*own}
 	return cluster.Up(ctx, d.cluster)
 }
 

@@ -12,6 +12,7 @@ import (
 	"slipway/internal/cluster"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func newClusterCommand() *cobra.Command {
@@ -48,36 +49,77 @@ func clusterBin() string {
 }
 
 func newClusterUpCommand(opts *cluster.Options) *cobra.Command {
-	var registry, authorization string
-	var mirrors []string
+	var registry registryFlags
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the cluster, or repair it, and wait until it is ready",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if registry == "" && (authorization != "" || len(mirrors) > 0) {
-				return fmt.Errorf("--registry-authorization-file and --mirror say something about a registry: name it with --registry")
-			}
-			if registry != "" {
-				r := cluster.Registry{Host: registry, Mirrors: mirrors}
-				if authorization != "" {
-					b, err := os.ReadFile(authorization)
-					if err != nil {
-						return fmt.Errorf("read the registry's authorization: %w", err)
-					}
-					r.Authorization = strings.TrimSpace(string(b))
-				}
-				opts.Registries = []cluster.Registry{r}
+			if err := registry.apply(opts, cmd.Flags()); err != nil {
+				return err
 			}
 			opts.Progress = cmd.ErrOrStderr()
 			return cluster.Up(cmd.Context(), *opts)
 		},
 	}
-	cmd.Flags().StringVar(&registry, "registry", "", "pull images of this registry over plain HTTP, like 127.0.0.1:7070 (default: as before)")
-	// A file, because everybody on the machine sees a process's arguments.
-	cmd.Flags().StringVar(&authorization, "registry-authorization-file", "", "file with the Authorization header for that registry, like \"Bearer ...\"")
-	cmd.Flags().StringSliceVar(&mirrors, "mirror", nil, "registry for which that one is asked first, like docker.io (may be repeated)")
+	registry.register(cmd.Flags())
 	return cmd
+}
+
+// registryFlags say which registry a cluster pulls from in a special way.
+type registryFlags struct {
+	host, authorization string
+	mirrors             []string
+	serverData          string
+}
+
+func (f *registryFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.host, "registry", "", `pull images of this registry over plain HTTP, like 127.0.0.1:7070; "" for none (default: as before, or else that of the server on this machine)`)
+	// A file, because everybody on the machine sees a process's arguments.
+	flags.StringVar(&f.authorization, "registry-authorization-file", "", "file with a token for that registry, or with the Authorization header, like \"Bearer ...\" (default: the token of the server on this machine, if it is its registry)")
+	flags.StringSliceVar(&f.mirrors, "mirror", nil, `registry for which that one is asked first, like docker.io (may be repeated); "" for none (default: docker.io, or all that the server on this machine mirrors)`)
+	flags.StringVar(&f.serverData, "server-data", defaultData, "data folder of the server on this machine")
+}
+
+// apply sets the registries of opts.
+func (f *registryFlags) apply(opts *cluster.Options, flags *pflag.FlagSet) error {
+	own, err := cluster.LoadRegistry(filepath.Join(f.serverData, ownRegistryFile))
+	if err != nil {
+		return err
+	}
+	if f.host == "" && (f.authorization != "" || len(f.mirrors) > 0) {
+		return fmt.Errorf("--registry-authorization-file and --mirror say something about a registry: name it with --registry")
+	}
+	if !flags.Changed("registry") {
+		opts.Own = own
+		if own != nil && flags.Changed("mirror") {
+			opts.Own.Mirrors = nil
+		}
+		return nil
+	}
+	opts.Registries = []cluster.Registry{} // not as before
+	if f.host == "" {
+		return nil
+	}
+	r := cluster.Registry{Host: f.host, Mirrors: []string{"docker.io"}}
+	if own != nil && own.Host == f.host {
+		r = *own
+	}
+	if flags.Changed("mirror") {
+		r.Mirrors = f.mirrors
+	}
+	if f.authorization != "" {
+		b, err := os.ReadFile(f.authorization)
+		if err != nil {
+			return fmt.Errorf("read the registry's authorization: %w", err)
+		}
+		r.Authorization = strings.TrimSpace(string(b))
+		if r.Authorization != "" && !strings.Contains(r.Authorization, " ") {
+			r.Authorization = "Bearer " + r.Authorization
+		}
+	}
+	opts.Registries = []cluster.Registry{r}
+	return nil
 }
 
 func newClusterDownCommand(opts *cluster.Options) *cobra.Command {

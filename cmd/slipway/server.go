@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 	"slipway/internal/auth"
 	"slipway/internal/blob"
 	"slipway/internal/ci"
+	"slipway/internal/cluster"
 	"slipway/internal/drift"
 	"slipway/internal/fault"
 	"slipway/internal/flow"
@@ -201,6 +203,9 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	if err := firstTokens(ctx, authority, opts.data, log); err != nil {
 		return err
 	}
+	if err := writeOwnRegistry(opts.data, listener.Addr(), mirror.Hosts); err != nil {
+		return err
+	}
 	if err := runs.Recover(ctx); err != nil {
 		return err
 	}
@@ -339,6 +344,30 @@ func firstTokens(ctx context.Context, authority *auth.Authority, data string, lo
 		log.Info("made a token", "name", first.name, "file", path)
 	}
 	return nil
+}
+
+// ownRegistryFile, in a server's data folder, says to a cluster on the same machine where the server's registry is, how it
+// gets in, and what is mirrored there.
+const ownRegistryFile = "own-registry.json"
+
+func writeOwnRegistry(data string, listen net.Addr, mirrors []string) error {
+	path := filepath.Join(data, ownRegistryFile)
+	token, err := os.ReadFile(filepath.Join(data, "pull-token"))
+	if err != nil {
+		return fmt.Errorf("read the token for clusters: %w", err)
+	}
+	address, err := netip.ParseAddrPort(listen.String())
+	if err != nil {
+		return fmt.Errorf("read the server's own address: %w", err)
+	}
+	own, ok := cluster.OwnRegistry(address, strings.TrimSpace(string(token)), mirrors)
+	if !ok { // what an earlier start wrote would lead nowhere
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	return own.Save(path)
 }
 
 // derive makes a key for one purpose of the server's, so that what one part signs another never takes for its own.

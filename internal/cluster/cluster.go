@@ -34,6 +34,10 @@ type Options struct {
 	// Registries are those that the node pulls from in a special way. Nil leaves alone what was set before.
 	Registries []Registry
 
+	// Own is the registry of the server on this machine, for a cluster whose registries nobody has set; nil means that none
+	// is known. [ChangeRegistries] does not look at it.
+	Own *Registry
+
 	// Delete makes [Down] remove the data folder as well: everything deployed on the cluster, images, certificates, logs.
 	Delete bool
 

@@ -98,6 +98,7 @@ func ChangeRegistries(ctx context.Context, opts Options, change func([]Registry)
 	if err != nil {
 		return err
 	}
+	s.Own = false
 	return l.setRegistries(ctx, &s, change(s.Registries))
 }
 

@@ -20,9 +20,10 @@ const layoutVersion = 1
 // state is what has to be remembered about a cluster. It is in state.json of the data folder.
 type state struct {
 	Layout     int          `json:"layout"`
-	Kubernetes string       `json:"kubernetes"` // version that the data was made by
-	Block      netip.Prefix `json:"block"`      // addresses of the cluster
-	Registries []Registry   `json:"registries,omitempty"`
+	Kubernetes string       `json:"kubernetes"`    // version that the data was made by
+	Block      netip.Prefix `json:"block"`         // addresses of the cluster
+	Registries []Registry   `json:"registries"`    // nil if nobody has set them
+	Own        bool         `json:"own,omitempty"` // they are the server's own
 }
 
 func (s state) network() network { return network{s.Block} }

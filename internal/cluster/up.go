@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,19 +115,23 @@ func (l layout) prepare(ctx context.Context, s *state, opts Options, say func(st
 		alive = nil
 	}
 
-	if opts.Registries != nil {
-		for _, r := range opts.Registries {
+	registries := opts.registries(*s)
+	if registries != nil {
+		for _, r := range registries {
 			if err := r.check(); err != nil {
 				return err
 			}
 		}
-		s.Registries = opts.Registries
+		s.Registries, s.Own = registries, opts.Registries == nil
+		if s.Own {
+			say("pulls from this machine's server, %s, which mirrors %s", opts.Own.Host, cmp.Or(strings.Join(opts.Own.Mirrors, ", "), "nothing"))
+		}
 	}
 	if intact && len(alive) == len(componentNames) && l.linked() {
-		if opts.Registries == nil {
+		if registries == nil {
 			return nil
 		}
-		return l.setRegistries(ctx, s, opts.Registries)
+		return l.setRegistries(ctx, s, registries)
 	}
 
 	err := lockFolder(ctx, "/run", func() error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,7 +33,7 @@ func TestClient(t *testing.T) {
 	s.Push("kind: pipeline\ntype: docker\nname: test\nsteps: [{name: a, image: busybox, commands: [make]}]\n")
 	claim := protocol.Claim{Lease: rand.Text(), Runner: "rosie", OS: "linux", Arch: "amd64"}
 	a, err := c.Claim(t.Context(), claim)
-	if err != nil || a.Repo != flowtest.Repo || a.Clone.Password != "forge-token-of-ada" {
+	if err != nil || a.Repo != flowtest.Repo || a.Clone.Password != "forge-token-of-ada" || !slices.Equal(a.Mirrors, []string{"docker.io"}) {
 		t.Fatalf("Claim: %+v, %v", a, err)
 	}
 	if again, err := c.Resume(t.Context(), claim.Lease); err != nil || again.JobID != a.JobID {

@@ -80,7 +80,7 @@ func (s *Server) open() {
 		Store: s.DB, Logs: s.Logs, Keys: s.Keys, Auth: s.Auth, Now: s.Clock.Now,
 		Forges: map[string]forge.Forge{Kind: s.Forge},
 		System: plan.System{Proto: "https", Host: "slipway.example.com", Registry: "slipway.example.com"},
-		URL:    "https://slipway.example.com", Registry: "slipway.example.com", Log: slog.New(slog.DiscardHandler),
+		URL:    "https://slipway.example.com", Registry: "slipway.example.com", Mirrors: []string{"docker.io"}, Log: slog.New(slog.DiscardHandler),
 	})
 }
 
