@@ -73,6 +73,7 @@ func (c *clusters) List(ctx context.Context) ([]kube.Cluster, error) {
 		if !slices.ContainsFunc(all, func(k kube.Cluster) bool { return k.Name == name }) {
 			one.close()
 			delete(c.known, name)
+			delete(c.asked, name)
 		}
 	}
 	return all, nil
@@ -123,7 +124,9 @@ func fileVersion(path string) (string, error) {
 // askEvery is how long an answer of a cluster holds: a clean-up asks for one repository after the other.
 const askEvery = time.Minute
 
-// running returns the images that clusters use which may be of a repo, and says in a sentence which could not be asked.
+// running returns the images that clusters use which may be of a repo, and says in a sentence which of those that the repo
+// deploys to could not be asked. What others deploy to counts as far as it is known: nobody's cluster keeps another's
+// images by being away. Nor does anybody learn what is in there.
 func (c *clusters) running(ctx context.Context, repo string) (uses []rollout.ImageUse, unasked string) {
 	all, err := c.List(ctx)
 	if err != nil {
@@ -131,22 +134,24 @@ func (c *clusters) running(ctx context.Context, repo string) (uses []rollout.Ima
 	}
 	var away []string
 	for _, one := range all {
-		if one.Repos != nil && !slices.Contains(one.Repos, repo) {
-			continue
-		}
+		other := one.Repos != nil && !slices.Contains(one.Repos, repo)
 		a := c.ask(ctx, one)
-		if a.err != nil {
+		if a.err != nil && !other {
 			away = append(away, fmt.Sprintf("%s cannot be asked what it runs: %s", one, fault.Of(a.err).Message))
 		}
 		for _, use := range a.uses {
 			use.Reason += " in " + one.String()
+			if other {
+				use.Reason = "something in a cluster of another repo has it"
+			}
 			uses = append(uses, use)
 		}
 	}
 	return uses, strings.Join(away, "; ")
 }
 
-// ask asks a cluster for the images that it uses, or returns its last answer if that is new.
+// ask asks a cluster for the images that it uses, or returns its last answer if that is new. What a cluster used that does not
+// answer now is with the error.
 func (c *clusters) ask(ctx context.Context, one kube.Cluster) answer {
 	if one.Client == nil {
 		return answer{err: one.Err}
@@ -163,6 +168,9 @@ func (c *clusters) ask(ctx context.Context, one kube.Cluster) answer {
 	a.uses, a.err = rollout.ImagesInUse(asking, one.Client, one.Own())
 	if ctx.Err() != nil { // that is no answer
 		return a
+	}
+	if a.err != nil {
+		a.at, a.uses = time.Now(), last.uses // it may have taken its time to fail, and is not waited for again at once
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"slipway/internal/cluster/clustertest"
 	"slipway/internal/flow"
@@ -75,5 +76,41 @@ func TestClusters(t *testing.T) {
 	others = nil
 	if again, err := c.List(t.Context()); err != nil || len(again) != 1 || again[0].Client != all[0].Client {
 		t.Errorf("the clusters are %+v, %v", again, err)
+	}
+	if len(c.known) != 1 || len(c.asked) != 1 {
+		t.Errorf("of clusters that are gone %d ways and %d answers are kept", len(c.known)-1, len(c.asked)-1)
+	}
+}
+
+// TestClustersOfOthers counts what runs where another repo deploys to, without saying what that is, and what a cluster ran
+// before it went away.
+func TestClustersOfOthers(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	const away = `{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+		"clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}]}`
+	c := &clusters{others: func(context.Context) ([]flow.Cluster, error) {
+		return []flow.Cluster{{Name: "east", Kubeconfig: away, Repos: []string{"octo/web"}}}, nil
+	}}
+	defer c.Close()
+	all, err := c.List(t.Context())
+	if err != nil || len(all) != 1 {
+		t.Fatalf("the clusters are %+v, %v", all, err)
+	}
+	ran := []rollout.ImageUse{{Image: "ci.example.com/octo/base:1", Reason: "pod/secret of the namespace web runs it"}}
+	const before, after = "before it went away", "afterwards"
+	for _, when := range []string{before, after} {
+		last := answer{of: all[0].Client, at: time.Now(), uses: ran}
+		if when == after {
+			last.at = last.at.Add(-askEvery)
+		}
+		c.asked = map[string]answer{"east": last}
+		uses, unasked := c.running(t.Context(), "octo/base")
+		if want := []rollout.ImageUse{{Image: ran[0].Image, Reason: "something in a cluster of another repo has it"}}; unasked != "" || !slices.Equal(uses, want) {
+			t.Errorf("%s, %+v is in use for another repo, and %q", when, uses, unasked)
+		}
+		uses, unasked = c.running(t.Context(), "octo/web")
+		if (unasked != "") != (when == after) || len(uses) != 1 || uses[0].Reason != ran[0].Reason+" in the cluster east" {
+			t.Errorf("%s, %+v is in use for its repo, and %q", when, uses, unasked)
+		}
 	}
 }

@@ -30,15 +30,22 @@ type instance struct {
 	*testing.T
 	api               *client.Client
 	dir, host, engine string
+	args              []string // further arguments of the server
 
 	server *program.Server
 }
 
-// start starts a server with its runner, and stops both at the end of the test.
-func start(t *testing.T, engine string) *instance {
+// start starts a server with its runner and further arguments, and stops both at the end of the test.
+func start(t *testing.T, engine string, args ...string) *instance {
+	t.Helper()
+	return startAt(t, program.Address(t), engine, args...)
+}
+
+// startAt is start with an address.
+func startAt(t *testing.T, host, engine string, args ...string) *instance {
 	t.Helper()
 	needs(t, engine)
-	s := &instance{T: t, dir: t.TempDir(), engine: engine, host: program.Address(t)}
+	s := &instance{T: t, dir: t.TempDir(), engine: engine, args: args, host: host}
 	s.api = &client.Client{URL: "http://" + s.host}
 	t.Cleanup(func() {
 		s.kill(syscall.SIGTERM)
@@ -77,7 +84,7 @@ func (s *instance) up() {
 	if s.engine == "oci" {
 		args = append(args, "--runc", testneeds.Tool(s, "runc"))
 	}
-	s.server = program.Start(s, slipway, s.host, filepath.Join(s.dir, "data"), filepath.Join(s.dir, "log"), args...)
+	s.server = program.Start(s, slipway, s.host, filepath.Join(s.dir, "data"), filepath.Join(s.dir, "log"), append(args, s.args...)...)
 }
 
 // kill sends the server a signal and waits for its end.

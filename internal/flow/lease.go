@@ -421,7 +421,7 @@ func (f *Flow) assignment(ctx context.Context, run ci.Run, jobID int64, lease st
 		Commit: run.Event.After, By: run.Event.Actor(), Author: author(run.Event.Commit), Title: title(run.Event.Commit),
 		// A fork's pull request is not the repo's own work, whatever the repo is trusted with.
 		Trusted: repo.Trusted && !run.Event.FromFork(), Fork: run.Event.FromFork(),
-		Job: planned.Jobs[i], Registry: f.Registry,
+		Job: planned.Jobs[i], Registry: f.Registry, Mirrors: f.Mirrors,
 		Started: job.Started, CommitTime: run.Event.Commit.Author.Time,
 	}
 	for _, other := range run.Jobs {

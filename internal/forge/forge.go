@@ -36,7 +36,8 @@ type Forge interface {
 // Brancher is a Forge that can say which branches work goes on in.
 type Brancher interface {
 	// OpenBranches returns the names of the default branch and of those that were not merged into it: they have commits
-	// that it has not. One that points at its newest commit counts as open, because it may have been made just now.
+	// that it has not. One that points at its newest commit counts as open, because it may have been made just now. Nil says
+	// that they are not known, because there are too many.
 	OpenBranches(ctx context.Context, repo Repo) ([]string, error)
 }
 

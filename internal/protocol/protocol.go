@@ -110,6 +110,8 @@ type Assignment struct {
 	// Registry is the host of the server's own registry, and Images are what the run has pushed so far.
 	Registry string     `json:"registry,omitempty"`
 	Images   []ci.Image `json:"images,omitempty"`
+	// Mirrors are the other registries whose images the server's own has, such as docker.io. It is asked for them first.
+	Mirrors []string `json:"mirrors,omitempty"`
 	// JobsFailed names the run's jobs that have failed so far.
 	JobsFailed []string `json:"jobs_failed,omitempty"`
 	// Started is when the job was claimed first; Deadline is when it must be over.

@@ -94,10 +94,42 @@ func (k *disk) walk(ctx context.Context, f func(d digest) error) error {
 func (k *disk) stage(context.Context, string, int64, digest) error { return nil }
 
 // uploadPath returns the path of an upload. The file's name binds it to its repository: asking for it through another
-// one finds nothing, and that needs no record that a restart could lose.
+// one finds nothing, and that needs no record that a restart could lose. The repo comes first.
 func (k *disk) uploadPath(repository, id string) string {
-	sum := sha256.Sum256([]byte(repository))
-	return filepath.Join(k.dir, "uploads", hex.EncodeToString(sum[:8])+"-"+id)
+	return filepath.Join(k.dir, "uploads", uploadsOf(repository)+digits(repository)+"-"+id)
+}
+
+// uploadsOf is how the names of all uploads of a repo (octo/app with octo/app/cache) begin.
+func uploadsOf(repository string) string {
+	parts := strings.SplitN(repository, "/", 3)
+	return digits(strings.Join(parts[:min(len(parts), 2)], "/")) + "-"
+}
+
+// digits stands for a name that may be too long for a file's.
+func digits(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:8])
+}
+
+// staged returns how many bytes the uploads of a repository's repo have, but for the one at path.
+func (k *disk) staged(repository, path string) (sum int64, err error) {
+	entries, err := os.ReadDir(filepath.Join(k.dir, "uploads"))
+	if err != nil {
+		return 0, err
+	}
+	of := uploadsOf(repository)
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), of) || entry.Name() == filepath.Base(path) {
+			continue
+		}
+		info, err := entry.Info()
+		if err == nil {
+			sum += info.Size()
+		} else if !errors.Is(err, fs.ErrNotExist) { // else it is finished
+			return 0, err
+		}
+	}
+	return sum, nil
 }
 
 // keep implements storage: it renames the upload.

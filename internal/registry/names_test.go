@@ -37,6 +37,7 @@ func FuzzDigest(f *testing.F) {
 	f.Add("sha512:" + strings.Repeat("f", 128))
 	f.Add("sha256:../../etc/passwd")
 	f.Add("md5:00")
+	f.Add("multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8")
 	k := &disk{"/data"}
 	f.Fuzz(func(t *testing.T, s string) {
 		d, err := parseDigest(s)
@@ -44,7 +45,13 @@ func FuzzDigest(f *testing.F) {
 			if d != (digest{}) {
 				t.Errorf("%q: an error and %v", s, d)
 			}
+			if checkSubject(s) == nil && (len(s) > 512 || strings.ContainsAny(s, "/\\ \x00") || strings.HasPrefix(s, "sha256:")) {
+				t.Errorf("%q is taken for a subject", s)
+			}
 			return
+		}
+		if err := checkSubject(s); err != nil {
+			t.Errorf("%q is no subject: %v", s, err)
 		}
 		if d.String() != s || !filepath.IsLocal(d.hex) {
 			t.Errorf("%q was read as %v", s, d)
@@ -65,10 +72,40 @@ func FuzzContentRange(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		first, last, err := parseContentRange(s)
-		if err == nil && (first < 0 || last < first || strings.Trim(s, "0123456789-") != "") {
+		if err == nil && (first < 0 || last-first+1 < 1 || strings.Trim(s, "0123456789-") != "") {
 			t.Errorf("%q: %d to %d", s, first, last)
 		}
 	})
+}
+
+// TestManifestKeys refuses what one client would read in another way than the registry, and nothing else.
+func TestManifestKeys(t *testing.T) {
+	zeros, ones := strings.Repeat("0", 64), strings.Repeat("1", 64)
+	d, e := `{"digest":"sha256:`+zeros+`","size":2}`, `{"digest":"sha256:`+ones+`","size":2}`
+	image := func(rest string) string {
+		return `{"schemaVersion":2,"mediaType":"` + mediaImage + `","config":` + d + rest + `}`
+	}
+	for text, want := range map[string]string{
+		image(`,"layers":[` + d + `],"layers":[` + e + `]`):                                  `the key "layers" twice`,
+		image(`,"layers":[` + d + `],"Layers":[` + e + `]`):                                  `the key "Layers", which some readers take for layers`,
+		image(`,"layer\u017f":[` + e + `]`):                                                  `take for layers`,
+		image(`,"layers":[{"digest":"sha256:` + zeros + `","size":2,"size":3}]`):             `the key "size" twice`,
+		image(`,"layers":[{"digest":"sha256:` + zeros + `","size":2,"Digest":"x"}]`):         `"Digest"`,
+		image(`,"subject":{"digest":"sha256:` + zeros + `","size":2,"SIZE":3}`):              `"SIZE"`,
+		image(`,"annotations":{"a":"b","a":"c"}`):                                            `the key "a" twice`,
+		image(`,"unknown":[{"x":{"":1,"":2}}]`):                                              `the key "" twice`,
+		image(`,"annotations":{"Size":"b","size":"c","digest":"d"},"Unknown":{"A":1,"a":2}`): "",
+		image(`,"layers":[` + d + `,` + d + `],"unknown":[[],{},[{"config":1,"Config":2}]]`): "",
+	} {
+		_, err := parseManifest("", []byte(text))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	deep := image(`,"x":` + strings.Repeat("[", 1<<20) + strings.Repeat("]", 1<<20))
+	if _, err := parseManifest("", []byte(deep)); err == nil {
+		t.Error("a manifest that is a million deep was taken")
+	}
 }
 
 // FuzzManifest reads manifests: an accepted one has a known type, and references that are digests, each once.

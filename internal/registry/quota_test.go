@@ -41,3 +41,23 @@ func TestQuota(t *testing.T) {
 	s.want(s.do("POST", "/v2/octo/app/blobs/uploads/?digest="+sum256(small), bytes.NewReader(small)), 201)
 	s.want(s.do("POST", "/v2/octo/app/b/blobs/uploads/?digest="+sum256(large[:400<<10]), bytes.NewReader(large[:400<<10])), 201)
 }
+
+// Uploads that nobody closes may have as much again as the quota, whatever the names below the repo under which they are.
+func TestQuotaOfOpenUploads(t *testing.T) {
+	s := newSite(t)
+	if err := s.store.PutQuota(t.Context(), "octo/app", 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	part := bytes.Repeat([]byte("p"), 600<<10)
+	s.want(s.do("PATCH", s.start("octo/app/one"), bytes.NewReader(part)), 202)
+	two := s.start("octo/app/two")
+	s.want(s.do("PATCH", two, bytes.NewReader(part)), 202)
+	s.want(s.do("PATCH", s.start("octo/app/three"), io.MultiReader(bytes.NewReader(part))), 202)
+	a := s.want(s.do("PATCH", s.start("octo/app/four"), bytes.NewReader(part)), 403, "DENIED")
+	if !strings.Contains(string(a.body), "its images have 0, with deleted ones and open uploads 1843200") {
+		t.Errorf("the answer is %s", a.body)
+	}
+	s.want(s.do("PATCH", s.start("octo/apple"), bytes.NewReader(part)), 202)
+	s.want(s.do("DELETE", two, nil), 204)
+	s.want(s.do("PATCH", s.start("octo/app/four"), bytes.NewReader(part)), 202)
+}

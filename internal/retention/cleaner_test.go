@@ -33,9 +33,9 @@ type facts struct {
 func (f facts) InUse(context.Context, string) ([]retention.Use, string, error) {
 	return f.inUse, f.unasked, f.err
 }
-func (f facts) Branches(context.Context, string) ([]string, error) { return f.branches, nil }
-func (f facts) Over(_ context.Context, by string) (bool, error)    { return f.over[by], nil }
-func digestOf(n int) string                                        { return fmt.Sprintf("sha256:%064d", n) }
+func (f facts) Branches(context.Context, string) ([]string, error)      { return f.branches, nil }
+func (f facts) Over(context.Context, []string) (map[string]bool, error) { return f.over, nil }
+func digestOf(n int) string                                             { return fmt.Sprintf("sha256:%064d", n) }
 
 // site is a store, with a cleaner on it.
 type site struct {
@@ -240,6 +240,14 @@ func TestIndex(t *testing.T) {
 			"image 01 1003: it belongs to sha256:000000000000, which goes", "image 30 2: it belongs to sha256:000000000000, which goes",
 		},
 		[]string{"v2", "02", "03", "04", "21", "31"})
+}
+
+// TestInUseByConfiguration spares an image that a node knows by the digest of its configuration alone.
+func TestInUseByConfiguration(t *testing.T) {
+	s := newSite(t, facts{inUse: []retention.Use{{Digest: digestOf(1001), Reason: "a cluster runs it"}}})
+	s.push(1, 9*day, "octo", "v1") // which the blob 1001 belongs to
+	s.push(2, 9*day, "octo", "v2")
+	s.want("rules: [{tags: '*', older_than: 1d}]", []string{"v2 1004: * go after 1d, and this is of 2026-01-25"}, []string{"v1", "01"})
 }
 
 // TestInUse spares what somebody needs, and the index by which it was found.

@@ -216,15 +216,18 @@ func (p Policy) Fixed(tag string) bool {
 	return false
 }
 
-// needsBranches reports whether a decision asks for the branches.
-func (p Policy) needsBranches() bool {
-	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Branch })
+// ruleOf returns the index of the rule that decides about a tag, or -1.
+func (p Policy) ruleOf(tag string) int {
+	return slices.IndexFunc(p.Rules, func(r Rule) bool { return matches(r.Tags, tag) })
 }
 
 func matches(pattern, tag string) bool {
 	ok, err := path.Match(pattern, tag)
 	return ok && err == nil // Parse has tried it
 }
+
+// maxAge is the longest age in days. A time.Duration has room for 292 years, and goes on below zero after them.
+const maxAge = 100_000
 
 // Age is a time span, written as 90m, 36h, 7d or 2w.
 type Age time.Duration
@@ -239,6 +242,9 @@ func parseAge(s string) (time.Duration, error) {
 		n, err := strconv.ParseUint(s[:len(s)-1], 10, 16)
 		if err != nil || n == 0 {
 			return 0, wrong
+		}
+		if int64(n)*days > maxAge {
+			return 0, fmt.Errorf("%.40q is not an age: it is more than %d days", s, maxAge)
 		}
 		return time.Duration(int64(n)*days) * 24 * time.Hour, nil
 	}

@@ -54,6 +54,8 @@ func TestParseRefuses(t *testing.T) {
 		"rules: [{tags: 'v*', older_than: 0d}]":          "not an age",
 		"rules: [{tags: 'v*', older_than: -1h}]":         "not an age",
 		"rules: [{tags: 'v*', older_than: 99999999w}]":   "not an age",
+		"untagged: 20000w":                               "more than 100000 days", // 140,000 days are less than none in a Duration
+		"rules: [{tags: 'v*', older_than: 30501w}]":      "not an age",
 		"untagged: soon":                                 "not an age",
 		"immutable: ['']":                                "not a pattern",
 		"keep: 3":                                        `1:1: the policy has no "keep"`,
@@ -67,7 +69,7 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestAge(t *testing.T) {
-	for text, want := range map[string]string{"7d": "7d", "2w": "14d", "24h": "1d", "36h": "36h", "90m": "1h30m", "5s": "5s"} {
+	for text, want := range map[string]string{"7d": "7d", "2w": "14d", "24h": "1d", "36h": "36h", "90m": "1h30m", "5s": "5s", "65535d": "65535d", "14285w": "99995d"} {
 		d, err := parseAge(text)
 		if err != nil || Age(d).String() != want {
 			t.Errorf("%s is %s, %v; want %s", text, Age(d), err, want)

@@ -20,18 +20,21 @@ import (
 
 // ImageUse is an image that somebody in a cluster needs.
 type ImageUse struct {
-	// Image is a reference with a tag or a digest, as it is written there or as the node says what it runs.
+	// Image is a reference with a tag or a digest, as it is written there or as the node says what it runs; or a digest alone,
+	// which may be that of an image's configuration.
 	Image string
 	// Reason says who needs it and how, such as "pod web-1 of the namespace shop runs it".
 	Reason string
 }
 
-// workloads are the kinds whose pods may be made at any time.
+// workloads are the kinds whose pods may be made at any time. ReplicaSets are asked also below others: a Deployment's earlier
+// ones are what kubectl rollout undo goes back to, and those of what is not known here, such as a Rollout, are all that
+// says what that would run.
 var workloads = []schema.GroupVersionKind{
+	{Group: "apps", Version: "v1", Kind: "ReplicaSet"},
 	{Group: "apps", Version: "v1", Kind: "Deployment"},
 	{Group: "apps", Version: "v1", Kind: "StatefulSet"},
 	{Group: "apps", Version: "v1", Kind: "DaemonSet"},
-	{Group: "apps", Version: "v1", Kind: "ReplicaSet"},
 	{Group: "batch", Version: "v1", Kind: "Job"},
 	{Group: "batch", Version: "v1", Kind: "CronJob"},
 	{Version: "v1", Kind: "ReplicationController"},
@@ -74,7 +77,7 @@ func (u *imageUses) add(image, format string, args ...any) {
 }
 
 func (u *imageUses) collect(ctx context.Context, c *kube.Client, namespace string) error {
-	for _, kind := range slices.Backward(workloads) { // pods first: who runs an image is the best reason
+	for _, kind := range slices.Backward(workloads) { // pods first: who runs an image is the best reason, and an old revision the last
 		if err := u.workloads(ctx, c, kind, namespace); err != nil {
 			return fmt.Errorf("list %ss: %w", strings.ToLower(kind.Kind), err)
 		}
@@ -111,12 +114,7 @@ func (u *imageUses) workloads(ctx context.Context, c *kube.Client, kind schema.G
 
 func (u *imageUses) object(o *unstructured.Unstructured) {
 	verb := "has it"
-	switch o.GetKind() {
-	case "ReplicaSet", "Job":
-		if metav1.GetControllerOf(o) != nil { // whose own images count: a Deployment's earlier ones are its releases' matter
-			return
-		}
-	case "Pod":
+	if o.GetKind() == "Pod" {
 		verb = "runs it"
 	}
 	for _, image := range manifest.ImagesOf([]manifest.Object{{Unstructured: o}}) {
@@ -127,8 +125,8 @@ func (u *imageUses) object(o *unstructured.Unstructured) {
 		for _, s := range statuses {
 			m, _ := s.(map[string]any)
 			image, _ := m["imageID"].(string)
-			// Docker's old shim put its name first.
-			image = strings.TrimPrefix(image, "docker-pullable://")
+			// Docker's shim puts its name first, and of an image that came without a digest has that of its configuration.
+			image = strings.TrimPrefix(strings.TrimPrefix(image, "docker-pullable://"), "docker://")
 			u.add(image, "%s of the namespace %s runs it", manifest.Name(o), o.GetNamespace())
 		}
 	}

@@ -51,6 +51,9 @@ kind: Pod
 metadata: {name: runs}
 spec: {terminationGracePeriodSeconds: 0, containers: [{name: a, image: "slipway.test/deploy:1", imagePullPolicy: Never}]}
 `)
+	s.Kubectl("rollout", "status", "deployment/asleep", "--timeout=60s")
+	s.Kubectl("set", "image", "deployment/asleep", "a=ci.example.com/octo/asleep:2")
+	s.Kubectl("rollout", "status", "deployment/asleep", "--timeout=60s")
 	s.Kubectl("wait", "--for=condition=Ready", "pod/runs", "--timeout=60s")
 	s.Kubectl("delete", "pods", "-l", "app=web", "--now")
 	uses, err := rollout.ImagesInUse(t.Context(), client, []string{s.Namespace})
@@ -66,12 +69,15 @@ spec: {terminationGracePeriodSeconds: 0, containers: [{name: a, image: "slipway.
 	}
 	for image, want := range map[string]string{
 		"ci.example.com/octo/nightly:7": "cronjob/nightly of the namespace " + s.Namespace + " has it",
-		"ci.example.com/octo/asleep:1":  "deployment/asleep of the namespace " + s.Namespace + " has it",
+		"ci.example.com/octo/asleep:2":  "deployment/asleep of the namespace " + s.Namespace + " has it",
 		"slipway.test/deploy:1":         "pod/runs of the namespace " + s.Namespace + " runs it",
 	} {
 		if got := of(image); got != want {
 			t.Errorf("%s: %q, want %q", image, got, want)
 		}
+	}
+	if got := of("ci.example.com/octo/asleep:1"); !strings.HasPrefix(got, "replicaset/asleep-") { // for kubectl rollout undo
+		t.Errorf("of the image of a Deployment's earlier revision it says %q", got)
 	}
 	if !slices.ContainsFunc(uses, func(u rollout.ImageUse) bool {
 		return strings.Contains(u.Image, "sha256:") && strings.Contains(u.Reason, "pod/runs")

@@ -18,6 +18,8 @@ type Registry interface {
 	BlobLinks
 	Garbage
 	Inventory
+	Browsing
+	Graph
 	Policies
 	Quotas
 	Cache
@@ -48,15 +50,19 @@ type Tags interface {
 	ListTags(ctx context.Context, page Page) ([]Tag, error)
 	// DeleteTag removes the tag change.Reference and leaves its manifest. If there is no such tag it says ErrNotFound.
 	DeleteTag(ctx context.Context, change Change) error
-	// Restore brings the deleted manifest change.Digest back, with the images of an index, and points the tag
-	// change.Reference at it, unless that is empty. It moves a tag back as well, to a manifest that was not deleted. If the
+	// Restore brings the deleted manifest change.Digest back, with the images of an index, and what is about any of them and
+	// was deleted with it or later, and points the tag change.Reference at it, unless that is empty. It moves a tag back as well, to a manifest that was not deleted. If the
 	// manifest has been purged it says ErrNotFound; if what it needs has gone, a *MissingError.
 	Restore(ctx context.Context, change Change) error
-	// TagHistory returns what happened to a tag, newest first, at most limit lines. It outlives the tag.
+	// TagHistory returns what happened to a tag, newest first, at most limit lines. It outlives the tag. Of each tag the
+	// newest MaxTagHistory lines are kept.
 	TagHistory(ctx context.Context, repository, tag string, limit int) ([]TagChange, error)
 	// ListRepositories returns names of repositories in the order of their bytes. page.Repository is not used.
 	ListRepositories(ctx context.Context, page Page) ([]string, error)
 }
+
+// MaxTagHistory is how many lines of a tag's history are kept: a tag that each run moves must not fill the database.
+const MaxTagHistory = 1000
 
 // BlobLinks say which blobs may be read through which repository. The bytes of a blob are stored once, however many
 // repositories have it.
@@ -225,12 +231,14 @@ type Change struct {
 	Repository string
 	// Reference is a tag or a digest.
 	Reference string
-	// Digest, for DeleteTag, is what the tag must point at, unless it is empty; else there is no such tag.
+	// Digest, for DeleteTag, is what the tag must point at, unless it is empty, and have been put there at At or before; else
+	// there is no such tag.
 	Digest string
 	// Immutable, unless nil, says which tags must stay: for one of them the error is ErrExists.
 	Immutable func(tag string) bool
-	// Unneeded, for DeleteManifest, says that no tag may point at the manifest, no other one refer to it or be about it, and
-	// nobody may have used it since At; else the error is ErrInUse.
+	// Unneeded, for DeleteManifest, says that no tag may point at the manifest, no other one refer to it, and nobody may have
+	// used it since At, and that it is about none that stays; else the error is ErrInUse. What is about it goes with it, if the
+	// same holds for that.
 	Unneeded bool
 	By       string
 	At       time.Time
@@ -265,8 +273,11 @@ type Quotas interface {
 	// PutQuota sets the quota of a repository, in bytes; 0 removes it. That of the empty name is for each repo
 	// (octo/app) that has none of its own.
 	PutQuota(ctx context.Context, repository string, bytes int64) error
-	// CheckQuota says *QuotaError if the repository has no room for that many bytes more.
-	CheckQuota(ctx context.Context, repository string, bytes int64) error
+	// HasQuota reports whether a quota holds for a repository.
+	HasQuota(ctx context.Context, repository string) (bool, error)
+	// CheckQuota says *QuotaError if the repository has no room for that many bytes more. Staged is how many bytes its repo
+	// (octo/app of octo/app/cache) has in uploads that go on: they count for its quota and wider ones as what was deleted does.
+	CheckQuota(ctx context.Context, repository string, bytes, staged int64) error
 	// FindQuotas returns the quotas that hold for a repository, the widest first, with what is used of them.
 	FindQuotas(ctx context.Context, repository string) ([]Quota, error)
 }
@@ -276,7 +287,7 @@ type Quota struct {
 	Repository string
 	Bytes      int64
 	// Used is what its images need, and what was pushed and has no image yet; Stored is that and what was deleted and may be
-	// restored.
+	// restored, and for CheckQuota what is being uploaded.
 	Used, Stored int64
 }
 
@@ -287,7 +298,7 @@ type QuotaError struct{ Quota }
 func (e *QuotaError) Error() string {
 	have := fmt.Sprintf("its images have %d", e.Used)
 	if e.Stored > e.Used {
-		have += fmt.Sprintf(", with deleted ones %d", e.Stored)
+		have += fmt.Sprintf(", with deleted ones and open uploads %d", e.Stored)
 	}
 	return fmt.Sprintf("%s may have %d bytes together with all below it, and %s", e.Repository, e.Bytes, have)
 }

@@ -8,8 +8,8 @@ import (
 	"slipway/internal/forge"
 )
 
-// Bounds of what is asked about branches: how many are listed, and of how many it is asked whether they were merged. The
-// others count as open.
+// Bounds of what is asked about branches: of a repo with more than the first it is not known which there are; of no more than
+// the second it is asked whether they were merged, and the others count as open.
 const (
 	maxBranches = 5000
 	maxCompared = 200
@@ -23,7 +23,7 @@ func (f *Forge) OpenBranches(ctx context.Context, repo forge.Repo) ([]string, er
 	}
 	const pageSize = 50
 	var all []*sdk.Branch
-	for page := 1; len(all) < maxBranches; page++ {
+	for page := 1; ; page++ {
 		branches, resp, err := c.ListRepoBranches(c.owner, c.name, sdk.ListRepoBranchesOptions{ListOptions: sdk.ListOptions{Page: page, PageSize: pageSize}})
 		if err != nil {
 			return nil, c.failed("list the branches", "read:repository", resp, err)
@@ -31,6 +31,9 @@ func (f *Forge) OpenBranches(ctx context.Context, repo forge.Repo) ([]string, er
 		all = append(all, branches...)
 		if len(branches) == 0 {
 			break
+		}
+		if len(all) > maxBranches { // a branch that is not in the list counts as deleted
+			return nil, nil
 		}
 	}
 	tip := ""

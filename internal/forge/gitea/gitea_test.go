@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -506,6 +508,26 @@ func TestRedirectKeepsToken(t *testing.T) {
 	}
 	if seen != nil {
 		t.Errorf("the other host was asked: %v", seen)
+	}
+}
+
+// TestTooManyBranches: half a list would say that the other half was deleted.
+func TestTooManyBranches(t *testing.T) {
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page, err := strconv.Atoi(r.URL.Query().Get("page"))
+		if err != nil {
+			t.Error(err)
+		}
+		branches := make([]map[string]any, 50)
+		for i := range branches {
+			branches[i] = map[string]any{"name": fmt.Sprintf("b%d", page*50+i), "commit": map[string]any{"id": "c0ffee"}}
+		}
+		_ = json.NewEncoder(w).Encode(branches)
+	}))
+	defer web.Close()
+	repo := forge.Repo{Repo: ci.Repo{Name: "ada/engine", ForgeURL: web.URL, Branch: "main"}, Token: "hush"}
+	if branches, err := gitea.New().OpenBranches(t.Context(), repo); err != nil || branches != nil {
+		t.Errorf("there are %d branches, %v; want nil", len(branches), err)
 	}
 }
 

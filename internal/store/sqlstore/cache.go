@@ -159,20 +159,32 @@ func (db *DB) EvictCached(ctx context.Context, limit int64, then, at time.Time) 
 // evictOldest forgets one manifest or blob, and returns its size. An index goes before its images and an image before its
 // blobs, which are as old as it or older and so are next; what a tag of somebody's points at does not go.
 func evictOldest(ctx context.Context, t *tx, then, at time.Time) (size int64, err error) {
-	var repository int64
-	var digest string
-	err = t.get(ctx, `
+	const old = `
 		SELECT c.repository_id, c.reference, c.size FROM registry_cached c
 		WHERE c.used < ? AND c.size > 0
 		AND NOT EXISTS (SELECT 1 FROM registry_references r WHERE r.repository_id = c.repository_id AND r.digest = c.reference)
 		AND NOT EXISTS (
 			SELECT 1 FROM registry_manifests m JOIN registry_tags t ON t.manifest_id = m.id
-			WHERE m.repository_id = c.repository_id AND m.digest = c.reference AND NOT `+cachedTag+`)
-		ORDER BY c.used, c.reference LIMIT 1`, []any{instant(then)}, &repository, &digest, &size)
-	if err != nil {
-		return 0, err
+			WHERE m.repository_id = c.repository_id AND m.digest = c.reference AND NOT ` + cachedTag + `)`
+	for {
+		var repository int64
+		var digest string
+		if err := t.get(ctx, old+` ORDER BY c.used, c.reference LIMIT 1`, []any{instant(then)}, &repository, &digest, &size); err != nil {
+			return 0, err
+		}
+		// Whoever pushes to the repository may have come to need it: looked at again, with the lock that a push has.
+		if _, err := one(ctx, t, value[int64], `SELECT id FROM registry_repositories WHERE id = ? {update}`, repository); err != nil {
+			return 0, err
+		}
+		err := t.get(ctx, old+` AND c.repository_id = ? AND c.reference = ?`, []any{instant(then), repository, digest}, &repository, &digest, &size)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		return size, evict(ctx, t, repository, digest, at)
 	}
-	return size, evict(ctx, t, repository, digest, at)
 }
 
 // evict forgets a manifest or a blob for good. A manifest that was deleted and not purged yet goes like any other: nobody

@@ -152,7 +152,10 @@ func (db *DB) UpdateReview(ctx context.Context, repo, name string, update func(*
 		}
 		switch err := update(&review); {
 		case errors.Is(err, store.ErrNotFound):
-			_, err := t.exec(ctx, `DELETE FROM reviews WHERE repo_id = ? AND name = ?`, id, name)
+			n, err := t.exec(ctx, `DELETE FROM reviews WHERE repo_id = ? AND name = ?`, id, name)
+			if err == nil && n > 0 {
+				_, err = t.exec(ctx, `UPDATE releases SET torn_down = TRUE WHERE repo_id = ? AND environment = ? AND NOT torn_down`, id, name)
+			}
 			return err
 		case err != nil:
 			return err

@@ -156,6 +156,13 @@ func putTag(ctx context.Context, t *tx, repository int64, tag string, manifest i
 func putTagChange(ctx context.Context, t *tx, repository int64, tag string, c store.TagChange) error {
 	_, err := t.exec(ctx, `INSERT INTO registry_tag_history (repository_id, name, digest, at, changed_by) VALUES (?, ?, ?, ?, ?)`,
 		repository, tag, c.Digest, instant(c.At), text(c.By))
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(ctx, `
+		DELETE FROM registry_tag_history WHERE repository_id = ? AND name = ? AND id <= (
+			SELECT id FROM registry_tag_history WHERE repository_id = ? AND name = ? ORDER BY id DESC LIMIT 1 OFFSET ?)`,
+		repository, tag, repository, tag, store.MaxTagHistory)
 	return err
 }
 
@@ -204,6 +211,9 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		if err != nil {
 			return err
 		}
+		if c.Unneeded {
+			return deleteUnneeded(ctx, t, id, c)
+		}
 		if tags, err = dropTags(ctx, t, repository, id, c); err != nil {
 			return err
 		}
@@ -220,11 +230,6 @@ func dropTags(ctx context.Context, t *tx, repository, id int64, c store.Change) 
 	}
 	if c.Immutable != nil && slices.ContainsFunc(tags, c.Immutable) {
 		return nil, store.ErrExists
-	}
-	if c.Unneeded {
-		if err := checkUnneeded(ctx, t, repository, id, c); err != nil {
-			return nil, err
-		}
 	}
 	for _, tag := range tags {
 		if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
@@ -274,16 +279,18 @@ func (db *DB) ListReferrers(ctx context.Context, f store.ReferrerFilter) (manife
 	return manifests, more, err
 }
 
+func scanTag(row scanner) (tag store.Tag, err error) {
+	return tag, row.Scan(&tag.Name, &tag.Digest, (*instant)(&tag.Updated), &tag.By)
+}
+
 // ListTags implements [store.Tags].
 func (db *DB) ListTags(ctx context.Context, page store.Page) (tags []store.Tag, err error) {
 	err = db.read(ctx, func(t *tx) error {
-		repository, err := one(ctx, t, value[int64], `SELECT id FROM registry_repositories WHERE name = ?`, page.Repository)
+		repository, err := repositoryID(ctx, t, page.Repository)
 		if err != nil {
 			return err
 		}
-		tags, err = list(ctx, t, func(row scanner) (tag store.Tag, err error) {
-			return tag, row.Scan(&tag.Name, &tag.Digest, (*instant)(&tag.Updated), &tag.By)
-		}, `
+		tags, err = list(ctx, t, scanTag, `
 			SELECT t.name, m.digest, t.updated, t.updated_by
 			FROM registry_tags t JOIN registry_manifests m ON m.id = t.manifest_id
 			WHERE t.repository_id = ? AND t.name > ? ORDER BY t.name LIMIT ?`, repository, page.Last, page.Limit)
@@ -303,9 +310,9 @@ func (db *DB) DeleteTag(ctx context.Context, c store.Change) error {
 			return store.ErrExists
 		}
 		manifest, err := one(ctx, t, value[int64], `
-			DELETE FROM registry_tags WHERE repository_id = ? AND name = ? AND (? = '' OR manifest_id = (
+			DELETE FROM registry_tags WHERE repository_id = ? AND name = ? AND (? = '' OR coalesce(updated, 0) <= ? AND manifest_id = (
 				SELECT id FROM registry_manifests m WHERE m.repository_id = registry_tags.repository_id AND m.digest = ?))
-			RETURNING manifest_id`, repository, c.Reference, c.Digest, c.Digest)
+			RETURNING manifest_id`, repository, c.Reference, c.Digest, instant(c.At), c.Digest)
 		if err != nil {
 			return err
 		}

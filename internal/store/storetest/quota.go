@@ -25,8 +25,18 @@ func testRegistryQuotas(t *testing.T, s store.Store) {
 	check(t, link("octo/app", 1, 500))
 	check(t, link("octo/app-else", 2, 5000))
 	check(t, s.PutQuota(ctx, "octo/app", 1000))
-	check(t, s.CheckQuota(ctx, "octo/app", 500))
-	wantOver(t, s.CheckQuota(ctx, "octo/app", 501), store.Quota{Repository: "octo/app", Bytes: 1000, Used: 500, Stored: 500})
+	check(t, s.CheckQuota(ctx, "octo/app", 500, 0))
+	wantOver(t, s.CheckQuota(ctx, "octo/app", 501, 0), store.Quota{Repository: "octo/app", Bytes: 1000, Used: 500, Stored: 500})
+	// What is being uploaded may make it twice the quota.
+	check(t, s.CheckQuota(ctx, "octo/app/a", 100, 1400))
+	wantOver(t, s.CheckQuota(ctx, "octo/app/a", 100, 1401), store.Quota{Repository: "octo/app", Bytes: 1000, Used: 500, Stored: 1901})
+	for repository, want := range map[string]bool{"octo/app": true, "octo/app/a": true, "octo/app-else": false, "octo": false, "mirror/octo/app": false} {
+		holds, err := s.HasQuota(ctx, repository)
+		check(t, err)
+		if holds != want {
+			t.Errorf("a quota holds for %s: %v", repository, holds)
+		}
+	}
 
 	// All below counts, a blob that several have once, and what is beyond is not stored.
 	check(t, link("octo/app/a", 1, 500))
@@ -89,7 +99,7 @@ func testRegistryQuotas(t *testing.T, s store.Store) {
 	check(t, s.PutQuota(ctx, "octo/app/a", 0))
 	check(t, s.PutQuota(ctx, "", 0))
 	check(t, link("octo/app", 9, 1e9))
-	check(t, s.CheckQuota(ctx, "octo/app", 1e12))
+	check(t, s.CheckQuota(ctx, "octo/app", 1e12, 1e12))
 
 	totals, err := s.RegistryTotals(ctx)
 	check(t, err)

@@ -47,20 +47,44 @@ func testRegistryUnneeded(t *testing.T, s store.Store) {
 		wantErr(t, err, store.ErrInUse)
 	}
 	needed() // by tag, index and signature
+	// A tag that was put where it is once more, after the decision, stays.
+	young := manifestOf("octo/app", 10)
+	young.Created = noon.Add(1)
+	check(t, s.PutManifest(ctx, young, "v1"))
+	wantErr(t, s.DeleteTag(ctx, store.Change{Repository: "octo/app", Reference: "v1", Digest: digestOf(10), At: noon}), store.ErrNotFound)
+	young.Created = noon
+	check(t, s.PutManifest(ctx, young, "v1"))
 	wantErr(t, s.DeleteTag(ctx, store.Change{Repository: "octo/app", Reference: "v1", Digest: digestOf(11), At: noon}), store.ErrNotFound)
 	check(t, s.DeleteTag(ctx, store.Change{Repository: "octo/app", Reference: "v1", Digest: digestOf(10), At: noon}))
 	needed()
-	for _, n := range []int{11, 12} {
-		_, err := s.DeleteManifest(ctx, store.Change{Repository: "octo/app", Reference: digestOf(n), Unneeded: true, At: noon})
-		check(t, err)
-	}
+	_, err := s.DeleteManifest(ctx, store.Change{Repository: "octo/app", Reference: digestOf(11), Unneeded: true, At: noon})
+	check(t, err)
+	change.Reference = digestOf(12)
+	needed() // what it is about is there
+	change.Reference = digestOf(10)
 	again := manifestOf("octo/app", 10)
 	again.Created = noon.Add(1)
 	check(t, s.PutManifest(ctx, again))
 	needed() // somebody pushed it after the decision
 	change.At = noon.Add(1)
-	_, err := s.DeleteManifest(ctx, change)
+	check(t, s.PutManifest(ctx, signature, "signature"))
+	needed() // the signature stays, so it does
+	check(t, s.DeleteTag(ctx, store.Change{Repository: "octo/app", Reference: "signature", At: noon}))
+
+	// They go together, and come back together.
+	gone := func(want error, of ...int) {
+		t.Helper()
+		for _, n := range of {
+			_, err := s.FindManifest(ctx, "octo/app", digestOf(n))
+			wantErr(t, err, want)
+		}
+	}
+	_, err = s.DeleteManifest(ctx, change)
 	check(t, err)
+	gone(store.ErrNotFound, 10, 12)
+	check(t, s.Restore(ctx, store.Change{Repository: "octo/app", Digest: digestOf(10), At: noon}))
+	gone(nil, 10, 12)
+	gone(store.ErrNotFound, 11)
 }
 
 func testRegistryRestore(t *testing.T, s store.Store) {
@@ -107,6 +131,55 @@ func testRegistryRestore(t *testing.T, s store.Store) {
 	}
 	_, err = s.FindManifest(ctx, "octo/app", digestOf(10))
 	wantErr(t, err, store.ErrNotFound)
+}
+
+// testRegistryRestoreSignatures brings back what went with an image, and not what had gone before.
+func testRegistryRestoreSignatures(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	image, index := manifestOf("octo/app", 10), manifestOf("octo/app", 11, store.Reference{Digest: digestOf(10), Size: 4, Manifest: true})
+	blob := linkBlob(t, s, "octo/app", 1)
+	about := func(n, subject int, references ...store.Reference) store.Manifest {
+		m := manifestOf("octo/app", n, references...)
+		m.Subject = digestOf(subject)
+		return m
+	}
+	for _, m := range []store.Manifest{image, index, about(20, 10), about(21, 11), about(22, 21), about(23, 11), about(24, 11, blob)} {
+		check(t, s.PutManifest(ctx, m))
+	}
+	drop := func(at time.Time, manifests ...int) {
+		t.Helper()
+		for _, n := range manifests {
+			_, err := s.DeleteManifest(ctx, store.Change{Repository: "octo/app", Reference: digestOf(n), At: at})
+			check(t, err)
+		}
+	}
+	drop(noon, 23) // somebody did not want it
+	drop(noon.Add(time.Hour), 20, 22, 21, 24, 11, 10)
+	check(t, s.UnlinkBlob(ctx, "octo/app", blob.Digest))
+	check(t, s.Restore(ctx, store.Change{Repository: "octo/app", Digest: digestOf(11), At: noon.Add(2 * time.Hour)}))
+	for n, want := range map[int]error{10: nil, 11: nil, 20: nil, 21: nil, 22: nil, 23: store.ErrNotFound, 24: store.ErrNotFound} {
+		if _, err := s.FindManifest(ctx, "octo/app", digestOf(n)); !errors.Is(err, want) {
+			t.Errorf("manifest %d: %v, want %v", n, err, want)
+		}
+	}
+}
+
+func testRegistryHistoryBounded(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	for n := range store.MaxTagHistory + 10 {
+		m := manifestOf("octo/app", n%2)
+		m.Created = noon.Add(time.Duration(n))
+		check(t, s.PutManifest(ctx, m, "latest"))
+	}
+	check(t, s.PutManifest(ctx, manifestOf("octo/app", 1), "other"))
+	history, err := s.TagHistory(ctx, "octo/app", "latest", 2*store.MaxTagHistory)
+	check(t, err)
+	same(t, len(history), store.MaxTagHistory)
+	same(t, history[0].At, noon.Add(store.MaxTagHistory+9))
+	same(t, history[store.MaxTagHistory-1].At, noon.Add(10))
+	other, err := s.TagHistory(ctx, "octo/app", "other", 10)
+	check(t, err)
+	same(t, len(other), 1)
 }
 
 func testRegistryPolicies(t *testing.T, s store.Store) {
