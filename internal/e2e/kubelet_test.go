@@ -14,6 +14,7 @@ import (
 	"slipway/internal/api"
 	"slipway/internal/cluster"
 	"slipway/internal/cluster/clustertest"
+	"slipway/internal/e2e/program"
 )
 
 // TestKubelet runs pods with an image that only the server's registry has: with a token for the whole machine, with one that
@@ -21,7 +22,7 @@ import (
 func TestKubelet(t *testing.T) {
 	c := clustertest.Start(t)
 	// The node has a token for the registry by one of its names.
-	loggedIn := freeAddress(t)
+	loggedIn := program.Address(t)
 	plain := strings.Replace(loggedIn, "127.0.0.1", "localhost", 1)
 	s := startAt(t, loggedIn, "host", "--url", "http://"+plain)
 	if _, err := s.api.AddRepo(t.Context(), api.NewRepo{Name: "octo/app"}); err != nil {

@@ -143,6 +143,12 @@ spec:
 `)
 }
 
+// absent edits a manifest so that its image is not there: such a version fails as soon as its first pod should start, where one
+// that crashes has to do so three times.
+func absent(edit ...string) []string {
+	return append(edit, "slipway.test/deploy:1", "slipway.test/none:1", "IfNotPresent", "Never")
+}
+
 // step is a deploy step with the given manifest. The caller closes its workspace.
 func (s *site) step(yaml string, set ...func(*rollout.Step)) rollout.Step {
 	s.t.Helper()
@@ -551,7 +557,7 @@ volumeBindingMode: WaitForFirstConsumer
 	// The new revision of one fails, and the pods of its old one do not confuse. Only one is broken: which of two is
 	// noticed first is chance.
 	broken, fine, _ := strings.Cut(yaml("v3"), "kind: DaemonSet")
-	broken = strings.NewReplacer("slipway.test/deploy:1", "slipway.test/none:1", "IfNotPresent", "Never").Replace(broken)
+	broken = strings.NewReplacer(absent()...).Replace(broken)
 	s.fails(broken+"kind: DaemonSet"+fine, fault.Failed,
 		[]string{"statefulset/a: pod a-1 may not pull image", "the old version still serves: 1 of 2", "ROLLED BACK: release 2 serves again"})
 	if got := s.Kubectl("get", "pods", "-l", "app=stateful", "-o", "jsonpath={.items[*].spec.containers[0].env[0].value}"); got != "v2 v2" {

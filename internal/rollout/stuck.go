@@ -61,4 +61,3 @@ func (d *deployment) unstickSet(ctx context.Context, o manifest.Object) error {
 	}
 	return nil
 }
-
