@@ -418,6 +418,12 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, d d
 	if !validName(from) || !req.who.Allows(from, Pull) {
 		return false, nil
 	}
+	// One whose file is lost is to be sent again, which a client that is told that it has it does not do.
+	if _, err := stat(r.Context(), h.blobs, d); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
 	err := h.store.MountBlob(r.Context(), from, req.name, d.String(), h.now())
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
