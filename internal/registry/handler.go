@@ -27,7 +27,7 @@ type Options struct {
 	Key []byte
 	// Service is the audience of the tokens; empty means "slipway".
 	Service string
-	// TokenLife is how long a token is valid; 0 means 5 minutes. What its holder may do can change in that time unnoticed.
+	// TokenLife is how long a token is valid; 0 means 5 minutes. What its holder may pull can change in that time unnoticed.
 	TokenLife time.Duration
 	// Hosts are names (host or host:port) by which clients know this registry, besides the one in the Host header. A
 	// client that reaches it as a mirror says in the query parameter ns which registry it wants; if that is none of these,
