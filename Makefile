@@ -42,6 +42,14 @@ gitea: ## build Gitea, for tests
 distribution: ## build the distribution registry, for tests
 	sh distribution/build.sh $(BIN)
 
+.PHONY: clients
+clients: ## unpack docker and podman and build regctl into bin/clients, for tests
+	sh clients/build.sh $(BIN)/clients
+
+.PHONY: versitygw
+versitygw: ## build the Versity S3 gateway, for tests
+	sh versitygw/build.sh $(BIN)
+
 # install PACKAGES installs those that are missing, and says what it is about to do.
 define install
 	@missing=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(1) 2>/dev/null | awk '$$2=="installed"{print $$1}' | sort > /tmp/slipway-have.$$$$; \
@@ -65,7 +73,7 @@ demo: demo-packages build cluster ## a push rolls out on real Kubernetes; ONCE=1
 	$(SUDO) $(BIN)/slipway-demo $(if $(ONCE),--once)
 
 .PHONY: test
-test: test-packages build cluster gitea distribution ## every test, the real parts included
+test: test-packages build cluster gitea distribution versitygw clients ## every test, the real parts included
 	@./test.sh
 
 .PHONY: lint

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,6 +65,7 @@ func newDeployCommand() *cobra.Command {
 	var flags deployFlags
 	var strategyFlags strategyFlags
 	var probe probeFlags
+	var secrets []string
 	var timeout time.Duration
 	var keepFailed bool
 	cmd := &cobra.Command{
@@ -102,6 +105,9 @@ is in the cluster; 6 the cluster cannot be reached.`,
 				return fault.New(fault.Invalid, "--strategy needs --environment, because the release that serves has to be known")
 			}
 			step.Policy.Probe, step.ProbeLocal = probe.policy(), true
+			if step.Secrets, err = readSecrets(secrets); err != nil {
+				return err
+			}
 			_, err = rollout.Run(cmd.Context(), step, cmd.OutOrStdout())
 			return err
 		},
@@ -109,9 +115,27 @@ is in the cluster; 6 the cluster cannot be reached.`,
 	flags.register(cmd)
 	strategyFlags.register(cmd)
 	probe.register(cmd)
+	cmd.Flags().StringArrayVar(&secrets, "secret", nil, "`NAME=FILE`, the value of a secret that a check of the strategy names (may be repeated)")
 	cmd.Flags().DurationVar(&timeout, "timeout", rollout.DefaultTimeout, "time for applying and rolling out together")
 	cmd.Flags().BoolVar(&keepFailed, "no-rollback", false, "leave a release that fails as it is, instead of going back to the last good one")
 	return cmd
+}
+
+// readSecrets returns the contents of files by the names before them.
+func readSecrets(given []string) (map[string]string, error) {
+	values := map[string]string{}
+	for _, one := range given {
+		name, file, ok := strings.Cut(one, "=")
+		if !ok || name == "" {
+			return nil, fault.New(fault.Invalid, "--secret must be NAME=FILE, so that no secret is on the command line")
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fault.New(fault.NotFound, "the file of the secret %s cannot be read: %w", name, err)
+		}
+		values[name] = string(text)
+	}
+	return values, nil
 }
 
 // newDiffCommand returns `slipway diff`.

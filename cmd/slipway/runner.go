@@ -76,7 +76,7 @@ func (o *runnerOptions) addEngineFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.engine, "engine", "oci", "oci: containers on this machine; host: plain processes, for trusted repos only")
 	flags.StringVar(&o.runc, "runc", defaultRunc(), "the runc program")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", defaultKubeconfig(), "kubeconfig file of the cluster that deploy steps without one use")
-	flags.StringArrayVar(&o.mirrors, "mirror", nil, "HOST=URL: ask the registry at URL for images of the registry HOST first (own registry for docker.io: always)")
+	flags.StringArrayVar(&o.mirrors, "mirror", nil, "HOST=URL: ask the registry at URL for images of the registry HOST first (after those comes the server's own, for all that it mirrors)")
 	flags.StringArrayVar(&o.insecure, "insecure-registry", nil, "host of a registry that is spoken to over plain HTTP")
 	flags.StringToStringVar(&o.labels, "label", nil, "key=value that jobs may ask for")
 	flags.IntVar(&o.capacity, "capacity", 2, "jobs at once")
@@ -188,19 +188,18 @@ func runRunner(ctx context.Context, opts runnerOptions, stderr io.Writer) (err e
 		if mirrorErr != nil {
 			return mirrorErr
 		}
-		// The server's own registry is always the last mirror of Docker Hub: it has what was put below mirror/docker.io/.
-		mirrors["docker.io"] = append(mirrors["docker.io"], buildkit.Mirror{
-			URL: opts.server, Username: "runner", Password: server.Token,
-		})
+		own := ownMirror{Server: server, others: mirrors, mirror: buildkit.Mirror{URL: opts.server, Username: "runner", Password: server.Token}, log: log}
 		logrus.SetLevel(logrus.ErrorLevel) // containerd's libraries warn of what is ordinary here
 		var daemon *buildkit.Daemon
 		daemon, err = buildkit.Open(ctx, buildkit.Options{
-			Dir: filepath.Join(opts.data, "buildkit"), Runc: opts.runc, Mirrors: mirrors, Insecure: opts.insecure,
+			Dir: filepath.Join(opts.data, "buildkit"), Runc: opts.runc, Mirrors: own.with("docker.io"), Insecure: opts.insecure,
 		})
 		if err != nil {
 			return fault.New(fault.Unavailable, "%w", err)
 		}
 		defer func() { err = errors.Join(err, daemon.Close()) }()
+		own.set = daemon.SetMirrors
+		wired.Server, wired.Registry = &own, opts.server
 		wired.Images = image.NewBuilder(daemon)
 		wired.Engine, err = oci.New(oci.Options{Dir: filepath.Join(opts.data, "oci"), Runc: opts.runc, Shim: shimBinary, Images: pulledImages{daemon}})
 	}
@@ -220,6 +219,7 @@ func (o runnerOptions) parseMirrors() (map[string][]buildkit.Mirror, error) {
 		if !ok || err != nil || u.Host == "" {
 			return nil, fault.New(fault.Invalid, "--mirror %q is not HOST=URL, such as docker.io=https://mirror.example.com", m)
 		}
+		of = buildkit.CanonicalHost(of)
 		mirrors[of] = append(mirrors[of], buildkit.Mirror{URL: address})
 	}
 	return mirrors, nil

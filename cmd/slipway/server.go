@@ -175,24 +175,24 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	cleaner := &retention.Cleaner{Store: db, Facts: facts{db, connected.running, func(ctx context.Context, repo string) ([]string, error) {
 		return runs.OpenBranches(ctx, repo)
 	}}, Now: time.Now}
-	runs = flow.New(flow.Options{
-		Store: db, Logs: logs, Keys: keys, Auth: authority, Log: log,
-		Forges: map[string]forge.Forge{gitd.Kind: git, gitea.Kind: gitea.New()},
-		System: plan.System{Proto: root.Scheme, Host: root.Host, Registry: root.Host, Version: version.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
-		URL:    root.String(), Inside: inside, Registry: root.Host, Timeout: opts.timeout, Retention: cleaner,
-	})
 	mirror, err := opts.mirror.open(opts.runner.insecure)
 	if err != nil {
 		return err
 	}
 	defer mirror.Client.Close()
+	runs = flow.New(flow.Options{
+		Store: db, Logs: logs, Keys: keys, Auth: authority, Log: log,
+		Forges: map[string]forge.Forge{gitd.Kind: git, gitea.Kind: gitea.New()},
+		System: plan.System{Proto: root.Scheme, Host: root.Host, Registry: root.Host, Version: version.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH},
+		URL:    root.String(), Inside: inside, Registry: root.Host, Mirrors: mirror.Hosts, Timeout: opts.timeout, Retention: cleaner,
+	})
 	objects, err := openStorage(ctx, opts.storage, opts.data)
 	if err != nil {
 		return err
 	}
 	images, err := registry.New(registry.Options{
 		Dir: filepath.Join(opts.data, "registry"), S3: objects, Store: db, Authority: access, Key: derive(tokenKey, "registry"),
-		Hosts: []string{root.Host, listener.Addr().String()}, Mirror: mirror, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
+		URL: root.String(), Hosts: []string{root.Host, listener.Addr().String()}, Mirror: mirror, Grace: opts.grace, Immutable: cleaner.Fixed, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the registry: %w", err)

@@ -131,7 +131,7 @@ func (f facts) known(ctx context.Context, repository string) (uses []retention.U
 		}
 		return nil
 	}
-	releases, err := f.store.NewestReleases(ctx, rollbackReleases)
+	releases, err := f.store.NewestReleases(ctx, store.NewestFilter{Each: rollbackReleases})
 	if err != nil {
 		return nil, err
 	}
@@ -193,19 +193,31 @@ func (f facts) Branches(ctx context.Context, repository string) ([]string, error
 // runName is how a run is called in the histories of tags, see package auth.
 var runName = regexp.MustCompile(`^([^ ]+/[^ ]+) run ([0-9]{1,18})$`)
 
-// Over implements [retention.Facts].
-func (f facts) Over(ctx context.Context, by string) (bool, error) {
-	match := runName.FindStringSubmatch(by)
-	if match == nil {
-		return false, nil
+// Over implements [retention.Facts]. A run that is not among those that go on is over, even if it was deleted with its repo.
+func (f facts) Over(ctx context.Context, by []string) (map[string]bool, error) {
+	over := map[string]bool{}
+	open := map[string]map[int64]bool{} // by repo
+	for _, name := range by {
+		match := runName.FindStringSubmatch(name)
+		if match == nil {
+			continue
+		}
+		repo := match[1]
+		number, err := strconv.ParseInt(match[2], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		if open[repo] == nil {
+			runs, err := f.store.ListRuns(ctx, store.RunFilter{Repo: repo, Unfinished: true})
+			if err != nil {
+				return nil, err
+			}
+			open[repo] = map[int64]bool{}
+			for _, run := range runs {
+				open[repo][run.Number] = true
+			}
+		}
+		over[name] = !open[repo][number]
 	}
-	number, err := strconv.ParseInt(match[2], 10, 64)
-	if err != nil {
-		return false, err
-	}
-	run, err := f.store.FindRun(ctx, match[1], number)
-	if errors.Is(err, store.ErrNotFound) {
-		return true, nil // deleted with its repo
-	}
-	return err == nil && run.Status.Done(), err
+	return over, nil
 }

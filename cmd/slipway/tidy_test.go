@@ -93,8 +93,8 @@ func TestFacts(t *testing.T) {
 	for by, want := range map[string]bool{
 		"octo/app run 1": true, "octo/app run 13": false, "octo/app run 99": true, "octo": false, "run 1": false, "octo/app run x": false,
 	} {
-		if got, err := f.Over(ctx, by); err != nil || got != want {
-			t.Errorf("Over(%q) is %t, %v", by, got, err)
+		if got, err := f.Over(ctx, []string{by}); err != nil || got[by] != want {
+			t.Errorf("Over(%q) is %v, %v", by, got, err)
 		}
 	}
 

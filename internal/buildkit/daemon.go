@@ -184,6 +184,16 @@ func (d *Daemon) newController(ctx context.Context, opts Options) (*control.Cont
 	})
 }
 
+// SetMirrors replaces what [Options.Mirrors] said, for the pulls and builds that begin after it. After an error the mirrors
+// are as before.
+func (d *Daemon) SetMirrors(mirrors map[string][]Mirror) error {
+	if err := d.registries.setMirrors(mirrors); err != nil {
+		return err
+	}
+	resolver.DefaultPool.Clear() // it remembers where registries are
+	return nil
+}
+
 // collectDelay is how long the space of what was removed waits to be freed. Freeing it locks the database, and a removed
 // root filesystem is most often that of a step whose successor starts in this moment.
 const collectDelay = 5 * time.Second

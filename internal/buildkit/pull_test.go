@@ -134,7 +134,7 @@ func TestPullThroughMirror(t *testing.T) {
 	upstream := buildkittest.NewRegistry(t, "", "")
 	digest := mirror.Push(t, "hub/library/busybox:latest", buildkittest.Busybox(t))
 	onMirror := mirror.Push(t, "up/both:1", buildkittest.Image(t, buildkittest.Layer(t, file(t, "mirror"))))
-	upstream.Push(t, "both:1", buildkittest.Image(t, buildkittest.Layer(t, file(t, "upstream"))))
+	onUp := upstream.Push(t, "both:1", buildkittest.Image(t, buildkittest.Layer(t, file(t, "upstream"))))
 	onlyUp := upstream.Push(t, "only:1", buildkittest.Image(t, buildkittest.Layer(t, file(t, "only"))))
 	d := buildkittest.Open(t, buildkit.Options{Mirrors: map[string][]buildkit.Mirror{
 		"index.docker.io": {{URL: mirror.URL() + "/hub", Username: "runner", Password: "sesame"}},
@@ -153,6 +153,23 @@ func TestPullThroughMirror(t *testing.T) {
 			t.Errorf("%s: %v", ref, err)
 		} else if img.Digest != want {
 			t.Errorf("%s is %s, not %s", ref, img.Digest, want)
+		}
+	}
+	if err := d.SetMirrors(map[string][]buildkit.Mirror{upstream.Host: {{URL: "not a URL"}}}); err == nil {
+		t.Error("a mirror without a URL is taken")
+	}
+	for _, now := range []struct {
+		mirrors map[string][]buildkit.Mirror
+		want    string
+	}{
+		{nil, onUp},
+		{map[string][]buildkit.Mirror{upstream.Host: {{URL: mirror.URL() + "/up", Username: "runner", Password: "sesame"}}}, onMirror},
+	} {
+		if err := d.SetMirrors(now.mirrors); err != nil {
+			t.Fatal(err)
+		}
+		if img, err := pull(t, d, upstream.Host+"/both:1", buildkit.PullOptions{Policy: plan.PullAlways}); err != nil || img.Digest != now.want {
+			t.Errorf("with other mirrors: %+v, %v, want %s", img, err, now.want)
 		}
 	}
 	mirror.Close()

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -31,8 +32,10 @@ type Mirror struct {
 type registries struct {
 	client   *http.Client
 	insecure []string
-	mirrors  map[string][]docker.RegistryHost
-	logins   []engine.Auth // of the mirrors
+
+	mu      sync.RWMutex
+	mirrors map[string][]docker.RegistryHost
+	logins  []engine.Auth // of the mirrors
 }
 
 func newRegistries(mirrors map[string][]Mirror, insecure []string) (*registries, error) {
@@ -45,28 +48,35 @@ func newRegistries(mirrors map[string][]Mirror, insecure []string) (*registries,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: resolveTime,
 	}
-	r := &registries{
-		client:   &http.Client{Transport: transport},
-		insecure: insecure,
-		mirrors:  map[string][]docker.RegistryHost{},
-	}
+	r := &registries{client: &http.Client{Transport: transport}, insecure: insecure}
+	return r, r.setMirrors(mirrors)
+}
+
+// setMirrors replaces the mirrors of all registries. After an error they are as before.
+func (r *registries) setMirrors(mirrors map[string][]Mirror) error {
+	hosts := map[string][]docker.RegistryHost{}
+	var logins []engine.Auth
 	for host, list := range mirrors {
 		for _, m := range list {
 			u, err := url.Parse(m.URL)
 			if err != nil || u.Host == "" || u.User != nil || (u.Scheme != "http" && u.Scheme != "https") {
-				return nil, fmt.Errorf("mirror of %s: the URL must be http(s)://host[/prefix] without credentials", host)
+				return fmt.Errorf("mirror of %s: the URL must be http(s)://host[/prefix] without credentials", host)
 			}
 			host := CanonicalHost(host)
-			r.mirrors[host] = append(r.mirrors[host], docker.RegistryHost{
+			hosts[host] = append(hosts[host], docker.RegistryHost{
 				Client: r.client, Host: u.Host, Scheme: u.Scheme, Path: path.Join("/v2", u.Path),
 				Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
 			})
-			if m.Username != "" || m.Password != "" {
-				r.logins = append(r.logins, engine.Auth{Host: u.Host, Username: m.Username, Password: m.Password})
+			login := engine.Auth{Host: u.Host, Username: m.Username, Password: m.Password}
+			if (m.Username != "" || m.Password != "") && !slices.Contains(logins, login) {
+				logins = append(logins, login)
 			}
 		}
 	}
-	return r, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mirrors, r.logins = hosts, logins
+	return nil
 }
 
 // hosts is a [docker.RegistryHosts] without credentials.
@@ -79,6 +89,8 @@ func (r *registries) hosts(domain string) ([]docker.RegistryHost, error) {
 	if local, _ := docker.MatchLocalhost(host); local || slices.Contains(r.insecure, domain) {
 		scheme = "http"
 	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	return append(slices.Clone(r.mirrors[domain]), docker.RegistryHost{
 		Client: r.client, Host: host, Scheme: scheme, Path: "/v2",
 		Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush,
@@ -106,6 +118,8 @@ func (r *registries) withLogins(auths []engine.Auth) docker.RegistryHosts {
 // login returns the credentials for host, or none. Those of a call go before those of a mirror.
 func (r *registries) login(auths []engine.Auth, host string) engine.Auth {
 	host = CanonicalHost(host)
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	for _, a := range slices.Concat(auths, r.logins) {
 		if CanonicalHost(a.Host) == host {
 			return a

@@ -83,6 +83,7 @@ func (l Lossless) Check() error {
 type Probe struct {
 	// URL is asked with GET, by http or https.
 	URL string `json:"url"`
+	Login
 	// Rate is how many requests are sent in a second, half of them on new connections and half on kept ones; 0 means
 	// [DefaultProbeRate].
 	Rate int `json:"rate,omitempty"`
@@ -116,7 +117,7 @@ func (p Probe) Check() error {
 	case p.Timeout < 0 || p.Timeout > MaxProbeTimeout:
 		return fmt.Errorf("its timeout must be from 1 to %d seconds", MaxProbeTimeout)
 	}
-	return nil
+	return p.CheckFor(p.URL)
 }
 
 // Probed is what became of the requests of a [Probe].

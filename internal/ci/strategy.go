@@ -72,6 +72,8 @@ type Check struct {
 	// URL is what is asked by GET. If it is only a path, the new version is asked, by way of the API server. With Query it is the address of
 	// Prometheus, below which its API is at /api/v1.
 	URL string `json:"url"`
+	// Login is for a URL with a host.
+	Login
 	// Status is the answer that an HTTP check wants; 0 means any from 200 to 299.
 	Status int `json:"status,omitempty"`
 	// Query is in PromQL. Its answer is a number or a vector; Condition, such as "< 0.01", must hold for each value of it, and there must be one.
@@ -144,11 +146,18 @@ func (s Strategy) Validate() error {
 	return validateChecks(s.After)
 }
 
+// AllChecks returns the checks of s, wherever they are.
+func (s Strategy) AllChecks() []Check {
+	all := slices.Concat(s.Checks, s.After)
+	for _, step := range s.Steps {
+		all = append(all, step.Checks...)
+	}
+	return all
+}
+
 // AsksOthers reports whether a check asks another server than the new version, from the machine that deploys.
 func (s Strategy) AsksOthers() bool {
-	outside := func(c Check) bool { return !strings.HasPrefix(c.URL, "/") }
-	return slices.ContainsFunc(s.Checks, outside) || slices.ContainsFunc(s.After, outside) ||
-		slices.ContainsFunc(s.Steps, func(step StrategyStep) bool { return slices.ContainsFunc(step.Checks, outside) })
+	return slices.ContainsFunc(s.AllChecks(), func(c Check) bool { return !strings.HasPrefix(c.URL, "/") })
 }
 
 // Validate reports the first thing that is wrong with a step by itself.
@@ -204,6 +213,9 @@ func (c Check) Validate() error {
 		return fmt.Errorf("interval must be from 1 second to 30 days")
 	case c.Count < 0 || c.Count > maxCount || c.Failures < 0 || c.Failures > maxCount:
 		return fmt.Errorf("count and failures must be from 0 to %d", maxCount)
+	}
+	if err := c.CheckFor(c.URL); err != nil {
+		return err
 	}
 	if c.Query != "" {
 		if _, err := ParseCondition(c.Condition); err != nil {

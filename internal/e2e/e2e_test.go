@@ -51,16 +51,17 @@ type instance struct {
 	*testing.T
 	api               *client.Client
 	dir, host, engine string
+	args              []string // further arguments of the server
 
 	server *exec.Cmd
 	ended  chan struct{}
 }
 
-// start starts a server with its runner, and stops both at the end of the test.
-func start(t *testing.T, engine string) *instance {
+// start starts a server with its runner and further arguments, and stops both at the end of the test.
+func start(t *testing.T, engine string, args ...string) *instance {
 	t.Helper()
 	needs(t, engine)
-	s := &instance{T: t, dir: t.TempDir(), engine: engine, host: freeAddress(t)}
+	s := &instance{T: t, dir: t.TempDir(), engine: engine, args: args, host: freeAddress(t)}
 	s.api = &client.Client{URL: "http://" + s.host}
 	t.Cleanup(func() {
 		s.kill(syscall.SIGTERM)
@@ -114,6 +115,7 @@ func (s *instance) up() {
 	if s.engine == "oci" {
 		args = append(args, "--runc", testneeds.Tool(s, "runc"))
 	}
+	args = append(args, s.args...)
 	cmd := exec.Command(slipway, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {

@@ -144,21 +144,45 @@ steps:
 		t.Errorf("the list still has it: %s", out)
 	}
 
-	// Promoting run 1 deploys it again, and needs the approval; going back does not.
-	s.mustCLI(bob, "promote", "ada/engine", "1", "production")
-	waits(6)
-	ann := &client.Client{URL: s.api.URL, Token: s.token("ann")}
-	if _, err := ann.Vote(t.Context(), "ada/engine", 6, api.Ballot{Choice: ci.Approve}); err != nil {
+	// Nor does a run bring it back that was under way when the branch was deleted. A push to the branch that is there again does.
+	tested := filepath.Join(s.dir, "tested")
+	slow := files("six")
+	slow[".drone.yml"] = strings.Replace(slow[".drone.yml"], "steps:\n", "steps:\n- name: test\n  image: host\n  commands: [\"until test -e "+tested+"; do sleep 0.1; done\"]\n", 1)
+	s.commit(work, slow)
+	s.git(work, "push", "-q", "origin", "HEAD")
+	s.git(work, "push", "-q", "origin", ":feature/x")
+	s.wantRun(s.done("ada/engine", 7), ci.Success, "")
+	if err := os.WriteFile(tested, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.wantRun(s.done("ada/engine", 6), ci.Success, "")
+	s.wantRun(s.done("ada/engine", 6), ci.Failure, "run 7, which is newer than this one, tears review/feature/x down, because the branch feature/x was deleted")
+	if got := c.Kubectl("get", "namespace", review, "--ignore-not-found", "-o", "name"); got != "" {
+		t.Errorf("there is %s again", got)
+	}
+	s.commit(work, files("seven"))
+	s.git(work, "push", "-q", "origin", "HEAD")
+	s.wantRun(s.done("ada/engine", 8), ci.Success, "")
+	if got := value(review, "app"); got != "seven" {
+		t.Errorf("in the review environment is %q", got)
+	}
+	s.mustCLI(bob, "env", "teardown", "ada/engine", "review/feature/x")
+	s.wantRun(s.done("ada/engine", 9), ci.Success, "")
+
+	// Promoting run 1 deploys it again, and needs the approval; going back does not.
+	s.mustCLI(bob, "promote", "ada/engine", "1", "production")
+	waits(10)
+	ann := &client.Client{URL: s.api.URL, Token: s.token("ann")}
+	if _, err := ann.Vote(t.Context(), "ada/engine", 10, api.Ballot{Choice: ci.Approve}); err != nil {
+		t.Fatal(err)
+	}
+	s.wantRun(s.done("ada/engine", 10), ci.Success, "")
 	s.git(work, "checkout", "-q", "main")
 	s.push(work, files("five"))
-	waits(7)
-	s.mustCLI(bob, "env", "approve", "ada/engine", "7")
-	s.wantRun(s.done("ada/engine", 7), ci.Success, "")
+	waits(11)
+	s.mustCLI(bob, "env", "approve", "ada/engine", "11")
+	s.wantRun(s.done("ada/engine", 11), ci.Success, "")
 	s.mustCLI(bob, "env", "rollback", "ada/engine", "production")
-	back := s.done("ada/engine", 8)
+	back := s.done("ada/engine", 12)
 	s.wantRun(back, ci.Success, "")
 	if got := value(c.Namespace, "app"); got != "one" {
 		t.Errorf("after going back there is %q: %s", got, s.log(back, 1, 1))

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"regexp"
 
 	"slipway/internal/plan"
@@ -86,6 +87,23 @@ type Step struct {
 	// Progress, if not nil, gets lines about what is done before the step's process runs, such as pulling its image. They
 	// are no part of the output and of its bytes. It is not called concurrently, nor after Start has returned.
 	Progress io.Writer
+	// Files are put into the step's file system before its process runs. What the image has at a path stays, and what is
+	// mounted there hides it. An engine that has no file systems of steps puts them nowhere.
+	Files []File
+	// Local, if not nil, answers requests at [LocalAddress] in the network of the step, where nobody else reaches it, from
+	// before its process runs until the Env or the Engine is closed; and again when Start finds the running step. Steps on
+	// the network of this machine, and of an engine without networks, have none. It must bound what a request may take.
+	Local http.Handler
+}
+
+// LocalAddress is where [Step.Local] answers. It is a loopback address: each network of steps has its own.
+const LocalAddress = "127.0.0.1:27071"
+
+// File is a file for a step, which everybody there may read.
+type File struct {
+	// Path is absolute.
+	Path    string
+	Content string
 }
 
 // Proc is a started step.

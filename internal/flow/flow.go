@@ -39,6 +39,8 @@ type Options struct {
 	Inside string
 	// Registry is the host of the own registry, as images name it.
 	Registry string
+	// Mirrors are the hosts of other registries whose images it has, such as docker.io.
+	Mirrors []string
 	// Timeout bounds jobs whose repo and plan set no limit; 0 means an hour.
 	Timeout time.Duration
 	// Retention takes the registry's policies from repos' default branches; nil means that they are not read.
@@ -57,6 +59,8 @@ type Flow struct {
 	claims   claims
 	reporter *reporter
 	remarker *reporter
+	// turns is held from when it is decided whose turn at a review environment it is until that is stored.
+	turns sync.Mutex
 }
 
 // leaseTime is how long a runner may be silent before its job is given up: long enough for a server to be updated.

@@ -62,9 +62,16 @@ func (f *Flow) permit(ctx context.Context, lease string, number int) (protocol.P
 	}
 	v := visit{event: run.Event, deploy: deploy, now: f.Now()}
 	refused := v.find(rules)
-	// What changes nothing, and what Slipway does of itself, leaves no trace at the gate: no deployment that waits gives way to it.
-	if refused == "" && (deploy.Action == plan.ActionDiff || v.ordered() && v.event.Order.Own) {
+	// What changes nothing, and what Slipway heals of itself, leaves no trace at the gate: no deployment that waits gives way to it.
+	if refused == "" && (deploy.Action == plan.ActionDiff || v.ordered() && v.event.Order.Own && deploy.Action != plan.ActionTeardown) {
 		return f.pass(ctx, v, rules)
+	}
+	if refused == "" && v.rules.Pattern() {
+		f.turns.Lock()
+		defer f.turns.Unlock()
+		if v.turn, v.turnReason, err = f.turn(ctx, run, v); err != nil {
+			return protocol.Permit{}, err
+		}
 	}
 	newer, err := f.newer(ctx, run, v.environment.Name)
 	if err != nil {
@@ -126,8 +133,13 @@ func (f *Flow) pass(ctx context.Context, v visit, rules []ci.Environment) (proto
 		return protocol.Permit{}, fmt.Errorf("list the review environments of %s: %w", v.rules.Repo, err)
 	}
 	e := v.environment
+	policy := e.Policy.With(v.deploy.Policy)
+	secrets, _, err := f.openSecrets(ctx, v.rules.Repo, v.event, policy.Secrets())
+	if err != nil {
+		return protocol.Permit{}, err
+	}
 	return protocol.Permit{
-		State: ci.GatePassed, Environment: e.Name, Namespace: e.Namespace, Policy: e.Policy.With(v.deploy.Policy), URL: e.URL,
+		State: ci.GatePassed, Environment: e.Name, Namespace: e.Namespace, Policy: policy, URL: e.URL, Secrets: secrets,
 		Kubeconfig: kubeconfig, Review: v.rules.Pattern(), Reserved: ci.Reserve(rules, reviews, e),
 	}, nil
 }
@@ -175,6 +187,9 @@ type visit struct {
 	// rules are those of the environment, which may be a pattern; environment is what they are for the run's branch.
 	rules, environment ci.Environment
 	branch             string
+	// turn and turnReason say why it is not the step's turn at a review environment; empty if it is.
+	turn       ci.GateState
+	turnReason string
 }
 
 // ordered reports whether the step is all that its run does, because a person or the server asked for just that.
@@ -278,10 +293,16 @@ func (v *visit) decide(g ci.Gate, newer []ci.Gate) (ci.GateState, string) {
 	if i := slices.IndexFunc(g.Votes, func(vote ci.Vote) bool { return vote.Choice == ci.Reject }); i >= 0 {
 		return ci.GateRefused, rejection(g.Votes[i])
 	}
-	if v.ordered() { // going back, or tearing down, must not wait for anybody
+	switch {
+	case v.turn != "" && (v.turn != ci.GateWaiting || v.ordered()):
+		return v.turn, v.turnReason
+	case v.ordered(): // going back, or tearing down, needs nobody's leave
 		return ci.GatePassed, ""
 	}
 	var waits []string
+	if v.turn == ci.GateWaiting {
+		waits = append(waits, v.turnReason)
+	}
 	// Who is no approver any more has not approved.
 	approvals := slices.DeleteFunc(slices.Clone(g.Votes), func(vote ci.Vote) bool {
 		return vote.Choice != ci.Approve || len(e.Approvers) > 0 && !ci.Names(e.Approvers, vote.Who)

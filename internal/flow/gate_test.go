@@ -555,10 +555,12 @@ func TestReviewLifetime(t *testing.T) {
 	}
 	lease := d.claim(run)
 	d.want(d.ask(lease), ci.GatePassed, "")
-	// Something is deployed while it is torn down: it is there afterwards.
+	// Something is pushed while it is torn down: it is there afterwards.
 	_, other := d.accept(d.branch("x", ship("review/x")))
-	d.want(d.ask(other), ci.GatePassed, "")
+	d.want(d.ask(other), ci.GateWaiting, "run 3 tears review/x down; waiting for its end")
 	d.end(lease, ci.Success)
+	d.reviews(0)
+	d.want(d.ask(other), ci.GatePassed, "")
 	d.reviews(1)
 	d.tidy()
 	d.reviews(1)
@@ -721,6 +723,37 @@ func TestGateReserves(t *testing.T) {
 	permit = d.ask(lease)
 	if review := (ci.Reserved{Cluster: shop.Cluster, Namespace: "shop-x", Environment: "review/x"}); !slices.Equal(permit.Reserved, []ci.Reserved{shop, review}) {
 		t.Errorf("for staging, %+v are reserved", permit.Reserved)
+	}
+}
+
+// The secrets that an environment's own policy names come with the permit, unless the event may not have them.
+func TestGateSecrets(t *testing.T) {
+	d := newDock(t)
+	d.change("review/*", func(e *ci.Environment) {
+		login := ci.Login{Token: &ci.FromSecret{Secret: "prometheus"}, CA: &ci.FromSecret{Secret: "missing"}}
+		check := ci.Check{URL: "https://prometheus.example.com", Login: login, Query: "up", Condition: "> 0"}
+		e.Policy.Strategy = &ci.Strategy{Kind: ci.Canary, Checks: []ci.Check{check}}
+	})
+	if err := d.PutSecret(t.Context(), flowtest.Repo, "Prometheus", "very-secret", false); err != nil {
+		t.Fatal(err)
+	}
+	_, lease := d.accept(d.branch("x", ship("review/x")))
+	if permit := d.ask(lease); len(permit.Secrets) != 1 || permit.Secrets["prometheus"] != "very-secret" {
+		t.Errorf("with the permit come %v", permit.Secrets)
+	}
+	d.end(lease, ci.Success)
+	event := d.PullRequest(ship("review/x"), false)
+	event.Source = "x"
+	_, lease = d.accept(event)
+	permit := d.ask(lease)
+	d.want(permit, ci.GatePassed, "")
+	if len(permit.Secrets) != 0 {
+		t.Errorf("a pull request gets %v", permit.Secrets)
+	}
+	d.end(lease, ci.Success)
+	_, lease = d.accept(d.branch("x", ship("review/x", "strategy: rolling")))
+	if permit := d.ask(lease); len(permit.Secrets) != 0 {
+		t.Errorf("with another strategy come %v", permit.Secrets)
 	}
 }
 

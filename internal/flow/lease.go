@@ -421,7 +421,7 @@ func (f *Flow) assignment(ctx context.Context, run ci.Run, jobID int64, lease st
 		Commit: run.Event.After, By: run.Event.Actor(), Author: author(run.Event.Commit), Title: title(run.Event.Commit),
 		// A fork's pull request is not the repo's own work, whatever the repo is trusted with.
 		Trusted: repo.Trusted && !run.Event.FromFork(), Fork: run.Event.FromFork(),
-		Job: planned.Jobs[i], Registry: f.Registry,
+		Job: planned.Jobs[i], Registry: f.Registry, Mirrors: f.Mirrors,
 		Started: job.Started, CommitTime: run.Event.Commit.Author.Time,
 	}
 	for _, other := range run.Jobs {
@@ -473,26 +473,33 @@ func (f *Flow) addClone(a *protocol.Assignment, repo ci.Repo, event ci.Event, jo
 
 // addSecrets opens the secrets that the job mentions and that its event may have.
 func (f *Flow) addSecrets(ctx context.Context, a *protocol.Assignment, event ci.Event) error {
-	names := a.Job.Secrets()
+	values, denied, err := f.openSecrets(ctx, a.Repo, event, a.Job.Secrets())
+	a.Secrets, a.Denied = values, denied
+	return err
+}
+
+// openSecrets returns the values of those of a repo's secrets that an event may have, by the given names, and the names of
+// those that it may not have.
+func (f *Flow) openSecrets(ctx context.Context, repo string, event ci.Event, names []string) (values map[string]string, denied []string, err error) {
 	if len(names) == 0 {
-		return nil
+		return nil, nil, nil
 	}
-	all, err := f.Store.ListSecrets(ctx, a.Repo)
+	all, err := f.Store.ListSecrets(ctx, repo)
 	if err != nil {
-		return fmt.Errorf("list the secrets of %s: %w", a.Repo, err)
+		return nil, nil, fmt.Errorf("list the secrets of %s: %w", repo, err)
 	}
 	allowed := secret.For(event, all)
-	a.Secrets = map[string]string{}
+	values = map[string]string{}
 	for _, name := range names {
 		if found, ok := secret.Find(allowed, name); ok {
 			text, err := f.Keys.OpenSecret(found)
 			if err != nil {
-				return fault.New(fault.Internal, "cannot open the secret %q of %s: %w", name, a.Repo, err)
+				return nil, nil, fault.New(fault.Internal, "cannot open the secret %q of %s: %w", name, repo, err)
 			}
-			a.Secrets[name] = string(text)
+			values[name] = string(text)
 		} else if _, ok := secret.Find(all, name); ok {
-			a.Denied = append(a.Denied, name)
+			denied = append(denied, name)
 		}
 	}
-	return nil
+	return values, denied, nil
 }

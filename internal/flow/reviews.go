@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,8 +41,7 @@ func (f *Flow) noteReview(ctx context.Context, run ci.Run, v visit) error {
 	return nil
 }
 
-// noteReleased remembers the review environment of a release: one that was torn down while its next deployment waited is there
-// again.
+// noteReleased remembers the review environment of a release, from which its lifetime counts.
 func (f *Flow) noteReleased(ctx context.Context, run ci.Run, r ci.Release) error {
 	if order := run.Event.Order; order != nil && order.Action == string(plan.ActionTeardown) {
 		return nil
@@ -133,6 +133,19 @@ func (f *Flow) Deleted(ctx context.Context, repo string, event ci.Event) ([]ci.R
 	if err != nil {
 		return nil, fmt.Errorf("list the review environments of %s: %w", repo, err)
 	}
+	coming, err := f.coming(ctx, repo, branch)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range coming {
+		if slices.ContainsFunc(reviews, func(r ci.Review) bool { return r.Name == c.environment.Name }) {
+			continue
+		}
+		if err := f.noteReview(ctx, c.run, c.visit); err != nil {
+			return nil, err
+		}
+		reviews = append(reviews, ci.Review{Repo: repo, Name: c.environment.Name, Branch: branch})
+	}
 	var runs []ci.Run
 	for _, r := range reviews {
 		if r.Branch != branch {
@@ -145,6 +158,44 @@ func (f *Flow) Deleted(ctx context.Context, repo string, event ci.Event) ([]ci.R
 		runs = append(runs, run)
 	}
 	return runs, nil
+}
+
+// comer is a run with a deploy step that would come to a review environment.
+type comer struct {
+	visit
+	run ci.Run
+}
+
+// coming returns what the runs of a branch that are under way would deploy to review environments. A branch that is deleted takes
+// those along, too, although they are not there yet: the teardown keeps these runs from making them.
+func (f *Flow) coming(ctx context.Context, repo, branch string) (all []comer, err error) {
+	rules, err := f.Store.ListEnvironments(ctx, repo)
+	if err != nil {
+		return nil, fmt.Errorf("list the environments of %s: %w", repo, err)
+	}
+	runs, err := f.Store.ListRuns(ctx, store.RunFilter{Repo: repo, Unfinished: true})
+	if err != nil {
+		return nil, fmt.Errorf("list the runs of %s: %w", repo, err)
+	}
+	for _, run := range runs {
+		if run.Event.Source != branch || run.Event.Order != nil {
+			continue
+		}
+		planned, err := f.Store.FindPlan(ctx, run.ID)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, fmt.Errorf("find the plan of a run: %w", err)
+		}
+		for _, job := range planned.Jobs {
+			for _, step := range job.Steps {
+				c := comer{visit{event: run.Event, deploy: step.Deploy, now: f.Now()}, run}
+				if step.Deploy != nil && step.Deploy.Action == plan.ActionDeploy && c.find(rules) == "" && c.rules.Pattern() &&
+					!slices.ContainsFunc(all, func(other comer) bool { return other.environment.Name == c.environment.Name }) {
+					all = append(all, c)
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 // tidyReviews forgets the review environments that were torn down, and tears down those whose time is over.
@@ -169,13 +220,13 @@ func (f *Flow) tidyReview(ctx context.Context, r ci.Review) error {
 		return err
 	case last.ID != 0 && !last.Status.Done():
 		return nil
-	case last.Status == ci.Success && !r.Updated.After(last.Started):
+	case last.Status == ci.Success && r.Run < last.Number:
 		return f.forgetReview(ctx, last)
 	}
 	// One that failed for another reason than its time is tried again, too: the branch is gone, for example. What a person wished is
 	// not: Slipway would do by itself what the gate may have refused to them.
 	own := last.Event.Order != nil && last.Event.Order.Own
-	due := !r.Ends.IsZero() && f.Now().After(r.Ends) || own && last.Status.Failed() && r.Updated.Before(last.Created)
+	due := !r.Ends.IsZero() && f.Now().After(r.Ends) || own && last.Status.Failed() && r.Run < last.Number
 	if !due || last.ID != 0 && f.Now().Sub(last.Finished) < teardownPause {
 		return nil
 	}
@@ -197,7 +248,7 @@ func (f *Flow) forgetReview(ctx context.Context, run ci.Run) error {
 		return nil
 	}
 	return f.Store.UpdateReview(ctx, run.Repo, order.Environment, func(r *ci.Review) error {
-		if r.Created.IsZero() || !r.Updated.After(run.Started) && r.Teardown == run.Number {
+		if r.Created.IsZero() || r.Run < run.Number {
 			return store.ErrNotFound
 		}
 		return nil

@@ -73,6 +73,16 @@ func parseContent(what string, text []byte) (content, error) {
 	if err := json.Unmarshal(text, &c); err != nil {
 		return c, fmt.Errorf("%s is not a manifest: %w", what, err)
 	}
+	// What an index has besides manifests are blobs, as of a build's cache.
+	manifests := c.Manifests
+	c.Manifests = nil
+	for _, d := range manifests {
+		if d.MediaType == "" || manifestType(d.MediaType) {
+			c.Manifests = append(c.Manifests, d)
+		} else {
+			c.Blobs = append(c.Blobs, d)
+		}
+	}
 	for _, d := range append(c.blobs(), c.Manifests...) {
 		if err := checkDescriptor(d); err != nil {
 			return c, fmt.Errorf("%s refers to something that cannot be: %w", what, err)

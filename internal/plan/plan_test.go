@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"slipway/internal/ci"
 )
 
 // full returns a plan in which every field is set.
@@ -173,6 +175,18 @@ func TestSecrets(t *testing.T) {
 	want := []string{"app", "arg", "docker", "job", "kubeconfig", "label", "namespace", "password", "registry", "step", "tag"}
 	if diff := cmp.Diff(want, full().Jobs[1].Secrets()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	from := func(name string) *ci.FromSecret { return &ci.FromSecret{Secret: name} }
+	policy := ci.Policy{
+		Probe: &ci.Probe{Login: ci.Login{Username: "ada", Password: from("password")}},
+		Strategy: &ci.Strategy{
+			Checks: []ci.Check{{Login: ci.Login{Token: from("token"), CA: from("ca")}}}, After: []ci.Check{{Login: ci.Login{Token: from("token")}}},
+			Steps: []ci.StrategyStep{{Checks: []ci.Check{{Login: ci.Login{Token: from("step")}}}}},
+		},
+	}
+	logins := Job{Steps: []Step{{Deploy: &Deploy{Policy: policy}}}}
+	if diff := cmp.Diff([]string{"ca", "password", "step", "token"}, logins.Secrets()); diff != "" {
+		t.Errorf("logins (-want +got):\n%s", diff)
 	}
 }
 

@@ -246,6 +246,9 @@ func (j Job) Secrets() []string {
 		}
 		if d := s.Deploy; d != nil {
 			add(d.Namespace, d.Kubeconfig)
+			for _, name := range d.Policy.Secrets() {
+				names[name] = true
+			}
 			for _, values := range []map[string]Value{d.Images, d.Variables, d.Set, d.SetString} {
 				add(slices.Collect(maps.Values(values))...)
 			}

@@ -34,6 +34,8 @@ type Options struct {
 	URL string
 	// Rate is how many requests are sent in a second; 0 means 20.
 	Rate int
+	// Login is what the requests say of who sends them, and want to know of whom they ask.
+	Login Login
 	// Status is the answer that is good; 0 means all from 200 to 399. Redirections are not followed.
 	Status int
 	// Timeout bounds each request with its answer; 0 means 5 seconds.

@@ -1,6 +1,8 @@
 package probe
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +16,7 @@ import (
 )
 
 // Validate says what is wrong with a URL. A probe is part of a pipeline, which is not trusted: its requests must not reach what
-// only the machine that sends them may reach. So they are plain GETs by http or https, without a login and not through a
+// only the machine that sends them may reach. So they are plain GETs by http or https, with no login but one of the repo's own secrets and not through a
 // proxy, and each connection is checked when its address is known: never link-local addresses, among them those of
 // clouds' metadata, and those of the machine itself only if [Options].Local allows it.
 func Validate(text string) error {
@@ -69,10 +71,37 @@ func permit(a netip.Addr, local bool) error {
 	return nil
 }
 
+// Login is how requests say who sends them, and how they know whom they ask. Its zero value says nothing, and knows by the
+// certificates that the machine trusts.
+type Login struct {
+	// Token is sent as a bearer token; without it, Username and Password by basic authentication.
+	Token              string
+	Username, Password string
+	// CA has the certificates by which the server's is verified; nil means those that the machine trusts.
+	CA *x509.CertPool
+}
+
+// loggedIn sends requests with a login.
+type loggedIn struct {
+	*http.Transport
+	login Login
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *loggedIn) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	if t.login.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+t.login.Token)
+	} else {
+		req.SetBasicAuth(t.login.Username, t.login.Password)
+	}
+	return t.Transport.RoundTrip(req)
+}
+
 // Client returns a client for single requests, which may go where those of a probe may go: see [Validate]. Each has a connection of its
 // own, and an answer that leads elsewhere is the answer.
-func Client(timeout time.Duration, local bool) *http.Client {
-	return Options{Timeout: timeout, Local: local}.client(false)
+func Client(timeout time.Duration, login Login, local bool) *http.Client {
+	return Options{Timeout: timeout, Login: login, Local: local}.client(false)
 }
 
 // client returns a client that keeps one connection, or none.
@@ -87,12 +116,18 @@ func (o Options) client(keep bool) *http.Client {
 			return permit(to.Addr(), o.Local)
 		},
 	}
+	direct := &http.Transport{
+		DialContext: dialer.DialContext, DisableKeepAlives: !keep, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute,
+		DisableCompression: true, TLSHandshakeTimeout: o.Timeout,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.Login.CA},
+	}
+	var transport http.RoundTripper = direct
+	if o.Login.Token != "" || o.Login.Username != "" {
+		transport = &loggedIn{direct, o.Login}
+	}
 	return &http.Client{
-		Timeout: o.Timeout,
-		Transport: &http.Transport{
-			DialContext: dialer.DialContext, DisableKeepAlives: !keep, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute,
-			DisableCompression: true, TLSHandshakeTimeout: o.Timeout,
-		},
+		Timeout:       o.Timeout,
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

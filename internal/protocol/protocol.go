@@ -61,6 +61,8 @@ type Permit struct {
 	URL         string    `json:"url,omitempty"`
 	// Kubeconfig is that of the environment; empty leaves it to the step.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
+	// Secrets are those that Policy names, as far as they exist and the run may have them, by these names.
+	Secrets map[string]string `json:"secrets,omitempty"`
 	// Reserved are the namespaces of the repo's other environments, which the step must leave alone.
 	Reserved []ci.Reserved `json:"reserved,omitempty"`
 	// Review is true for a review environment: its namespace is made with it and removed with it.
@@ -108,6 +110,8 @@ type Assignment struct {
 	// Registry is the host of the server's own registry, and Images are what the run has pushed so far.
 	Registry string     `json:"registry,omitempty"`
 	Images   []ci.Image `json:"images,omitempty"`
+	// Mirrors are the other registries whose images the server's own has, such as docker.io. It is asked for them first.
+	Mirrors []string `json:"mirrors,omitempty"`
 	// JobsFailed names the run's jobs that have failed so far.
 	JobsFailed []string `json:"jobs_failed,omitempty"`
 	// Started is when the job was claimed first; Deadline is when it must be over.

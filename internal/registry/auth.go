@@ -102,14 +102,22 @@ func (h *Handler) authorize(w http.ResponseWriter, r *http.Request, who holder, 
 	case Push:
 		// Clients read before they write.
 		scope = "repository:" + repository + ":pull,push"
+		if from := r.URL.Query().Get("from"); r.URL.Query().Has("mount") && validName(from) && from != repository {
+			scope += " repository:" + from + ":pull" // one token for both ends of a mount
+		}
 	case Delete:
 		scope = "repository:" + repository + ":delete"
 	}
-	h.challenge(w, r, scope, who.token)
+	message, code := fmt.Sprintf("the token of %s does not allow to %s %s", who.Subject(), action, what), codeDenied
 	if who.anonymous {
-		return fail(http.StatusUnauthorized, codeUnauthorized, "log in to %s %s", action, what)
+		message, code = fmt.Sprintf("log in to %s %s", action, what), codeUnauthorized
 	}
-	return fail(http.StatusUnauthorized, codeDenied, "the token of %s does not allow to %s %s", who.Subject(), action, what)
+	insufficient := ""
+	if who.token {
+		insufficient = message
+	}
+	h.challenge(w, r, scope, insufficient)
+	return fail(http.StatusUnauthorized, code, "%s", message)
 }
 
 // still asks for who shows one of our tokens whether they may do action to this day: a job must not push when it is over, nor
@@ -129,24 +137,51 @@ func (h *Handler) still(w http.ResponseWriter, r *http.Request, who holder, repo
 	if err != nil && !errors.Is(err, ErrCredentials) {
 		return err
 	}
-	h.challenge(w, r, "", false)
+	h.challenge(w, r, "", "")
 	return fail(http.StatusUnauthorized, codeUnauthorized, "%s may not do that any more; log in again", who.Subject())
 }
 
-// challenge sets WWW-Authenticate. The token endpoint is on the name that the client came by, so that it reaches it.
-func (h *Handler) challenge(w http.ResponseWriter, r *http.Request, scope string, insufficient bool) {
-	scheme := "http"
-	if r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
-		scheme = "https"
-	}
-	value := fmt.Sprintf("Bearer realm=%q,service=%q", scheme+"://"+safeHost(r.Host)+"/v2/token", h.service)
+// challenge sets WWW-Authenticate. A message in insufficient says what the client's token does not allow (RFC 6750); Docker
+// shows that, and shows nothing of the body if it asked by HEAD.
+func (h *Handler) challenge(w http.ResponseWriter, r *http.Request, scope, insufficient string) {
+	value := fmt.Sprintf("Bearer realm=%q,service=%q", h.realm(r), h.service)
 	if scope != "" {
 		value += fmt.Sprintf(",scope=%q", scope)
 	}
-	if insufficient {
-		value += `,error="insufficient_scope"`
+	if insufficient != "" {
+		value += fmt.Sprintf(`,error="insufficient_scope",error_description="%s"`, safeText(insufficient))
 	}
 	w.Header().Set("WWW-Authenticate", value)
+}
+
+// realm is the address of the token endpoint by the name that the client came by, so that it reaches it. What a proxy says
+// of that name is believed: who lies leads only themselves astray.
+func (h *Handler) realm(r *http.Request) string {
+	host := r.Host
+	if forwarded := first(r.Header.Get("X-Forwarded-Host")); forwarded != "" {
+		host = forwarded
+	}
+	scheme := "http"
+	if r.TLS != nil || strings.EqualFold(first(r.Header.Get("X-Forwarded-Proto")), "https") || strings.EqualFold("https://"+host, h.url) {
+		scheme = "https"
+	}
+	return scheme + "://" + safeHost(host) + "/v2/token"
+}
+
+// first returns the first of a list that proxies have added to: the client's.
+func first(list string) string {
+	one, _, _ := strings.Cut(list, ",")
+	return strings.TrimSpace(one)
+}
+
+// safeText replaces what a quoted string of a header cannot hold (RFC 6750, section 3).
+func safeText(text string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return '?'
+		}
+		return c
+	}, text)
 }
 
 // safeHost drops what no host has, so that nothing breaks out of a quoted string.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -15,7 +16,7 @@ import (
 func (h *Handler) getBlob(w http.ResponseWriter, r *http.Request, req request) error {
 	d, err := parseDigest(req.ref)
 	if err != nil {
-		return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
+		return notABlob(req, err)
 	}
 	err = h.serveBlob(w, r, req, d)
 	if from, ok := h.cache.upstream(req.name); ok {
@@ -29,6 +30,12 @@ func (h *Handler) getBlob(w http.ResponseWriter, r *http.Request, req request) e
 		return fail(http.StatusNotFound, codeBlobUnknown, "%s has no blob %s", req.name, d)
 	}
 	return err
+}
+
+// notABlob says that there is no blob of that name, as it is not a digest. The endpoints of blobs know only 404 for what is
+// not there (spec, "Endpoints").
+func notABlob(req request, err error) error {
+	return fail(http.StatusNotFound, codeBlobUnknown, "%s has no such blob: %v", req.name, err)
 }
 
 // errNoBlob says that a blob is not here.
@@ -62,7 +69,11 @@ func (h *Handler) serveBlob(w http.ResponseWriter, r *http.Request, req request,
 		}
 	}
 	if direct, ok := h.blobs.(linker); ok && r.Method == http.MethodGet {
-		if address := direct.link(d); address != "" {
+		address, err := direct.link(r.Context(), d)
+		if err != nil {
+			return err
+		}
+		if address != "" {
 			w.Header().Set("Docker-Content-Digest", d.String())
 			w.Header().Set("Cache-Control", "no-store") // the address is good for minutes only
 			w.Header().Set("Location", address)
@@ -85,20 +96,58 @@ func (h *Handler) sendBlob(w http.ResponseWriter, r *http.Request, d digest, siz
 		r.Header.Del("Range")
 	}
 	defer h.bound(w, size)()
+	if r.Header.Get("Range") != "" {
+		w = &rangeWriter{ResponseWriter: w, h: h, r: r, size: size}
+	}
 	http.ServeContent(w, r, "", time.Time{}, content)
 }
 
-// deleteBlob removes a blob from a repository (spec, "Deleting Blobs").
+// rangeWriter gives the answer to a range that is not in the blob the form of the other errors.
+type rangeWriter struct {
+	http.ResponseWriter
+	h      *Handler
+	r      *http.Request
+	size   int64
+	failed bool
+}
+
+// WriteHeader implements [http.ResponseWriter].
+func (w *rangeWriter) WriteHeader(status int) {
+	if status != http.StatusRequestedRangeNotSatisfiable {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.failed = true
+	w.Header().Del("Content-Type")
+	w.h.writeErrorBody(w.ResponseWriter, w.r, &statusError{
+		status, codeSizeInvalid, fmt.Sprintf("the range %.100q has nothing of the blob's %d bytes", w.r.Header.Get("Range"), w.size),
+	})
+}
+
+// Write implements [http.ResponseWriter].
+func (w *rangeWriter) Write(b []byte) (int, error) {
+	if w.failed {
+		return len(b), nil // the text of http.ServeContent
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// ReadFrom implements [io.ReaderFrom], for sendfile.
+func (w *rangeWriter) ReadFrom(from io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, from) }
+
+// deleteBlob removes a blob from a repository (spec, "Deleting Blobs"). What was pushed stays pullable, so the deletion of
+// a blob is disabled while a manifest needs it, for which the spec has 400 and 405.
 func (h *Handler) deleteBlob(w http.ResponseWriter, r *http.Request, req request) error {
 	d, err := parseDigest(req.ref)
 	if err != nil {
-		return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
+		return notABlob(req, err)
 	}
 	err = h.store.UnlinkBlob(r.Context(), req.name, d.String())
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return fail(http.StatusNotFound, codeBlobUnknown, "%s has no blob %s", req.name, d)
 	case errors.Is(err, store.ErrInUse):
+		w.Header().Set("Allow", "GET, HEAD")
 		return fail(http.StatusMethodNotAllowed, codeUnsupported, "a manifest of %s needs the blob %s; delete that first", req.name, d)
 	case err != nil:
 		return err

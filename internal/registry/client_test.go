@@ -165,7 +165,7 @@ func TestMirror(t *testing.T) {
 		"/v2/mirror/docker.io/library/busybox/manifests/1?ns=" + s.host():         200,
 		"/v2/library/busybox/manifests/1":                                         404,
 		"/v2/library/busybox/manifests/1?ns=ghcr.io":                              404,
-		"/v2/library/busybox/manifests/1?ns=..%2fdocker.io":                       400,
+		"/v2/library/busybox/manifests/1?ns=..%2fdocker.io":                       404,
 		"/v2/library/busybox/manifests/" + digest.String() + "?ns=docker.io":      200,
 	} {
 		a := s.do("GET", path, nil)

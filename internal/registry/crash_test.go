@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -16,16 +17,25 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"slipway/internal/registry"
+	"slipway/internal/remote"
+	"slipway/internal/retention"
 	"slipway/internal/store/sqlstore"
 )
 
 // crashDir names, in the environment, the folder that this test binary serves when it is started as a server.
 const crashDir = "SLIPWAY_TEST_REGISTRY_DIR"
 
-// crashCollects, in the environment, makes such a server collect all the time, with a grace period of stressGrace.
-const crashCollects = "SLIPWAY_TEST_REGISTRY_COLLECTS=1"
+// What such a server is told in the environment beside that, by TestStress.
+const (
+	// crashGrace is its grace period; with one it cleans up and collects all the time.
+	crashGrace = "SLIPWAY_TEST_REGISTRY_GRACE"
+	// crashS3 is the address of the bucket of its blobs, and crashMirror the host of the registry that it mirrors.
+	crashS3     = "SLIPWAY_TEST_REGISTRY_S3"
+	crashMirror = "SLIPWAY_TEST_REGISTRY_MIRROR"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
@@ -44,11 +54,20 @@ func serveForCrash(dir string) error {
 	if err != nil {
 		return err
 	}
-	o := registry.Options{Dir: filepath.Join(dir, "registry"), Store: db, Authority: testPeople, Key: make([]byte, 32)}
-	name, value, _ := strings.Cut(crashCollects, "=")
-	collects := os.Getenv(name) == value
-	if collects {
-		o.Grace = stressGrace
+	ctx := context.Background()
+	o, err := crashOptions(ctx, db, dir, os.Getenv)
+	if err != nil {
+		return err
+	}
+	var cleaner *retention.Cleaner
+	if o.Grace > 0 {
+		if cleaner, err = newCleaner(ctx, db, o.Grace, time.Now); err != nil {
+			return err
+		}
+		if err := db.PutQuota(ctx, stressSmall, stressQuota); err != nil {
+			return err
+		}
+		o.Immutable = cleaner.Fixed
 	}
 	h, err := registry.New(o)
 	if err != nil {
@@ -59,13 +78,32 @@ func serveForCrash(dir string) error {
 		return err
 	}
 	fmt.Println(l.Addr())
-	if collects {
-		go func() {
-			fmt.Fprintln(os.Stderr, collectForCrash(h, db, dir))
-			os.Exit(1)
-		}()
+	if cleaner == nil {
+		return http.Serve(l, h)
 	}
-	return http.Serve(l, h)
+	go func() {
+		fmt.Fprintln(os.Stderr, collectForCrash(h, cleaner, dir, o.S3 != nil))
+		os.Exit(1)
+	}()
+	return http.Serve(l, restores(h, cleaner))
+}
+
+// crashOptions are those of the server in dir, which finds by getenv what it is told.
+func crashOptions(ctx context.Context, db *sqlstore.DB, dir string, getenv func(string) string) (o registry.Options, err error) {
+	o = registry.Options{Dir: filepath.Join(dir, "registry"), Store: db, Authority: testPeople, Key: make([]byte, 32)}
+	if grace := getenv(crashGrace); grace != "" {
+		if o.Grace, err = time.ParseDuration(grace); err != nil {
+			return o, err
+		}
+	}
+	if host := getenv(crashMirror); host != "" {
+		o.Mirror = registry.Mirror{Hosts: []string{host}, Client: remote.New(remote.Options{Insecure: []string{host}}), Fresh: time.Second}
+	}
+	if address := getenv(crashS3); address != "" {
+		o.Log = slog.New(slog.DiscardHandler) // the store is killed, and that it is away is said often
+		o.S3, err = registry.OpenS3(ctx, address, o.Dir)
+	}
+	return o, err
 }
 
 // startServer starts a server process on dir, with more in its environment. It returns its URL and what kills it.

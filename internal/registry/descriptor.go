@@ -83,15 +83,15 @@ func parseManifest(contentType string, content []byte) (store.Manifest, error) {
 		if m.ArtifactType == "" {
 			m.ArtifactType = body.Config.MediaType
 		}
-		err = refer(&m, "config", false, *body.Config)
+		err = refer(&m, "config", *body.Config)
 		if err == nil {
-			err = refer(&m, "layers", false, body.Layers...)
+			err = refer(&m, "layers", body.Layers...)
 		}
 	case mediaIndex, mediaDockerList:
 		if body.Config != nil || len(body.Layers) > 0 {
 			return store.Manifest{}, fmt.Errorf("a manifest of type %s cannot have a config or layers", mediaType)
 		}
-		err = refer(&m, "manifests", true, body.Manifests...)
+		err = refer(&m, "manifests", body.Manifests...)
 	}
 	if err != nil {
 		return store.Manifest{}, err
@@ -100,7 +100,7 @@ func parseManifest(contentType string, content []byte) (store.Manifest, error) {
 		return store.Manifest{}, fmt.Errorf("the artifact type %.100q is not a media type", m.ArtifactType)
 	}
 	if body.Subject != nil {
-		if _, err := parseDigest(body.Subject.Digest); err != nil {
+		if err := checkSubject(body.Subject.Digest); err != nil {
 			return store.Manifest{}, fmt.Errorf("subject: %w", err)
 		}
 		m.Subject = body.Subject.Digest
@@ -127,15 +127,24 @@ func manifestType(header, body string) (string, error) {
 			return "", fmt.Errorf("the Content-Type says %.100q and the manifest %.100q", parsed, body)
 		}
 	}
-	switch mediaType {
-	case mediaImage, mediaIndex, mediaDocker, mediaDockerList:
+	if isManifest(mediaType) {
 		return mediaType, nil
 	}
 	return "", fmt.Errorf("manifests of type %.100q are not served; OCI image manifests and indexes and Docker's schema 2 are", mediaType)
 }
 
-// refer adds what must be in the repository to the references of m, each once.
-func refer(m *store.Manifest, field string, manifest bool, descriptors ...descriptor) error {
+// isManifest reports whether that is a type of manifests, all of which are known here.
+func isManifest(mediaType string) bool {
+	switch mediaType {
+	case mediaImage, mediaIndex, mediaDocker, mediaDockerList:
+		return true
+	}
+	return false
+}
+
+// refer adds what must be in the repository to the references of m, each once. What an index has of another type than those
+// of manifests cannot be one here, and is a blob: caches of builds are such indexes.
+func refer(m *store.Manifest, field string, descriptors ...descriptor) error {
 	seen := make(map[string]int64, len(descriptors))
 	for i, d := range descriptors {
 		where := field
@@ -158,6 +167,7 @@ func refer(m *store.Manifest, field string, manifest bool, descriptors ...descri
 			continue
 		}
 		seen[d.Digest] = d.Size
+		manifest := field == "manifests" && (d.MediaType == "" || isManifest(d.MediaType))
 		m.References = append(m.References, store.Reference{Digest: d.Digest, Size: d.Size, Manifest: manifest})
 	}
 	return nil

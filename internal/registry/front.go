@@ -36,7 +36,7 @@ func (h *Handler) serveFront(w http.ResponseWriter, r *http.Request, prefix stri
 	}
 	route.name = prefix + route.name
 	if !validName(route.name) {
-		return fail(http.StatusBadRequest, codeNameInvalid, "%.300q is not a repository name", strings.TrimPrefix(route.name, prefix))
+		return fail(http.StatusNotFound, codeNameInvalid, "%.300q is not a repository name", strings.TrimPrefix(route.name, prefix))
 	}
 	return endpoints[route.kind][r.Method].serve(h, w, r, request{route, holder{Grants: puller{}, anonymous: true}})
 }

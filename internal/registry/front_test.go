@@ -37,10 +37,10 @@ func TestFront(t *testing.T) {
 	s.want(s.do("GET", front.URL+"/v2/", nil, "Authorization: "), 200)
 	s.want(s.do("HEAD", front.URL+"/v2/library/busybox/manifests/1", nil, "Authorization: "), 200)
 	s.want(s.do("GET", front.URL+"/v2/octo/app/manifests/v1", nil), 404, "MANIFEST_UNKNOWN")
-	s.want(s.do("GET", front.URL+"/v2/mirror/../octo/app/manifests/v1?ns=x", nil), 400, "NAME_INVALID")
+	s.want(s.do("GET", front.URL+"/v2/mirror/../octo/app/manifests/v1?ns=x", nil), 404, "NAME_INVALID")
 	s.want(s.do("GET", front.URL+"/v2/_catalog", nil), 404, "UNSUPPORTED")
 	s.want(s.do("GET", front.URL+"/v2/token", nil), 404, "UNSUPPORTED")
 	s.want(s.do("POST", front.URL+"/v2/library/busybox/blobs/uploads/", nil), 405, "UNSUPPORTED")
 	s.want(s.do("DELETE", front.URL+"/v2/library/busybox/manifests/1", nil), 405, "UNSUPPORTED")
-	s.want(s.do("GET", front.URL+"/v2/UPPER/manifests/1", nil), 400, "NAME_INVALID")
+	s.want(s.do("GET", front.URL+"/v2/UPPER/manifests/1", nil), 404, "NAME_INVALID")
 }

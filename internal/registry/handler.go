@@ -29,6 +29,9 @@ type Options struct {
 	Service string
 	// TokenLife is how long a token is valid; 0 means 5 minutes. What its holder may pull can change in that time unnoticed.
 	TokenLife time.Duration
+	// URL is the root by which people know the server, such as "https://ci.example.com", or empty. Clients that come by its
+	// host ask for tokens by its scheme, also if a proxy in between does not say that it speaks HTTPS.
+	URL string
 	// Hosts are names (host or host:port) by which clients know this registry, besides the one in the Host header. A
 	// client that reaches it as a mirror says in the query parameter ns which registry it wants; if that is none of these,
 	// it is answered from the repositories under "mirror/<ns>/".
@@ -65,6 +68,7 @@ type Handler struct {
 	uploads   *uploads
 	key       []byte
 	service   string
+	url       string
 	tokenLife time.Duration
 	hosts     []string
 	cache     *cache
@@ -100,7 +104,7 @@ func New(o Options) (*Handler, error) {
 	}
 	h := &Handler{
 		store: o.Store, authority: o.Authority, disk: disk, blobs: disk, uploads: &uploads{},
-		key: slices.Clone(o.Key), service: o.Service, tokenLife: o.TokenLife, hosts: o.Hosts, cache: newCache(o.Mirror),
+		key: slices.Clone(o.Key), service: o.Service, url: o.URL, tokenLife: o.TokenLife, hosts: o.Hosts, cache: newCache(o.Mirror),
 		maxBlob: o.MaxBlob, uploadAge: o.UploadAge, grace: o.Grace, immutable: o.Immutable, stallTime: o.StallTime, now: o.Now, log: o.Log,
 	}
 	if o.S3 != nil {
@@ -210,7 +214,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	who, err := h.authenticate(r)
 	if errors.Is(err, ErrCredentials) {
-		h.challenge(w, r, "", false)
+		h.challenge(w, r, "", "")
 		return fail(http.StatusUnauthorized, codeUnauthorized, "unknown user name or token")
 	}
 	if err != nil {
@@ -227,7 +231,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if route.kind != kindCatalog {
 		route.name = h.mirrored(w, r, route.name)
 		if !validName(route.name) {
-			return fail(http.StatusBadRequest, codeNameInvalid, "%.300q is not a repository name: lower-case letters and digits, "+
+			status := http.StatusBadRequest
+			if (r.Method == http.MethodGet || r.Method == http.MethodHead) && route.kind != kindReferrers {
+				// Pulling from a repository that cannot be is pulling from one that is not (spec, "Pushing Manifests");
+				// only lists of referrers are never 404.
+				status = http.StatusNotFound
+			}
+			return fail(status, codeNameInvalid, "%.300q is not a repository name: lower-case letters and digits, "+
 				"between them single . _ or -, parts divided by /, at most %d bytes", route.name, maxName)
 		}
 	}
@@ -252,7 +262,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 // whether to use a token at all.
 func (h *Handler) serveVersion(w http.ResponseWriter, r *http.Request, who holder) error {
 	if who.anonymous && !who.token {
-		h.challenge(w, r, "", false)
+		h.challenge(w, r, "", "")
 		return fail(http.StatusUnauthorized, codeUnauthorized, "log in first")
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -12,12 +12,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"slipway/internal/registry"
-	"slipway/internal/testneeds"
 )
 
 // TestConcurrentSameBlob pushes one blob from fifty clients at once.
@@ -180,28 +178,6 @@ func TestSweep(t *testing.T) {
 	s.want(s.do("PATCH", old, strings.NewReader("late")), 404, "BLOB_UPLOAD_UNKNOWN")
 	s.want(s.do("GET", "/v2/a/blobs/"+blob, nil), 200)
 	s.wantFiles(1)
-}
-
-// TestFullDisk fills a real file system in the middle of an upload.
-func TestFullDisk(t *testing.T) {
-	testneeds.Root(t)
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); errors.Is(err, syscall.EPERM) {
-		testneeds.Missing(t, "the right to mount a tmpfs")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-	s := newSite(t, func(o *registry.Options) { o.Dir, o.Log = dir, slog.New(slog.DiscardHandler) })
-	small := s.pushBlob("a", random(1000))
-	content := random(8 << 20)
-	s.want(s.do("POST", "/v2/a/blobs/uploads/?digest="+sum256(content), bytes.NewReader(content)), 507, "UNKNOWN")
-	location := s.start("a")
-	s.want(s.do("PATCH", location, bytes.NewReader(content)), 507, "UNKNOWN")
-	s.want(s.do("GET", location, nil), 404, "BLOB_UPLOAD_UNKNOWN")
-	s.want(s.do("GET", "/v2/a/blobs/"+small, nil), 200)
-	s.wantFiles(1)
-	s.pushBlob("a", random(1<<20)) // there is room again
 }
 
 // TestTooLarge bounds blobs, with and without a Content-Length.

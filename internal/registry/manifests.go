@@ -295,13 +295,12 @@ const maxReferrers = 500
 
 // listReferrers lists what is about a manifest (spec, "Listing Referrers"). The manifest need not exist.
 func (h *Handler) listReferrers(w http.ResponseWriter, r *http.Request, req request) error {
-	d, err := parseDigest(req.ref)
-	if err != nil {
+	if err := checkSubject(req.ref); err != nil {
 		return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
 	}
 	q := r.URL.Query()
 	filter := store.ReferrerFilter{
-		Repository: req.name, Subject: d.String(), ArtifactType: q.Get("artifactType"), Last: q.Get("last"), Limit: maxReferrers,
+		Repository: req.name, Subject: req.ref, ArtifactType: q.Get("artifactType"), Last: q.Get("last"), Limit: maxReferrers,
 	}
 	if err := cmp.Or(checkText("last", filter.Last), checkText("artifactType", filter.ArtifactType)); err != nil {
 		return err

@@ -490,7 +490,7 @@ func TestMirrorHosts(t *testing.T) {
 	s, _ := newMirror(t, []string{u.host()})
 	s.want(s.do("GET", "/v2/app/manifests/1?ns="+other.host(), nil), 404)
 	s.want(s.do("GET", "/v2/"+other.path()+"/app/manifests/1", nil), 404)
-	s.want(s.do("GET", "/v2/app/manifests/1?ns="+u.host()+"@"+other.host(), nil), 400)
+	s.want(s.do("GET", "/v2/app/manifests/1?ns="+u.host()+"@"+other.host(), nil), 404, "NAME_INVALID")
 	s.want(s.do("GET", "/v2/"+u.path()+"/app/manifests/1", nil, "Authorization: "), 401)
 	s.want(s.do("GET", "/v2/app/manifests/1?ns="+u.host(), nil), 404)
 	other.set(nil)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -44,6 +45,20 @@ func parseDigest(s string) (digest, error) {
 		return digest{}, fmt.Errorf("a %s digest has %d lower-case hexadecimal digits", algorithm, 2*h.Size())
 	}
 	return digest{algorithm, digits}, nil
+}
+
+// digestPattern is the grammar of digests of any algorithm (image-spec, "Digests").
+var digestPattern = regexp.MustCompile(`^[a-z0-9]+([+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+$`)
+
+// checkSubject says what is wrong with the digest of a subject. As that need not be here, its algorithm may be one that is
+// not known here.
+func checkSubject(s string) error {
+	algorithm, _, _ := strings.Cut(s, ":")
+	if newHash(algorithm) == nil && len(s) <= 512 && digestPattern.MatchString(s) {
+		return nil
+	}
+	_, err := parseDigest(s)
+	return err
 }
 
 // newHash returns nil for an algorithm that is not supported.
@@ -136,7 +151,7 @@ func parseContentRange(s string) (first, last int64, err error) {
 			last, err = parseOffset(b)
 		}
 	}
-	if !ok || err != nil || last < first {
+	if !ok || err != nil || last < first || last-first == math.MaxInt64 {
 		return 0, 0, fmt.Errorf("%.100q is not a Content-Range of a chunk, which looks like 0-1023", s)
 	}
 	return first, last, nil

@@ -37,6 +37,7 @@ func FuzzDigest(f *testing.F) {
 	f.Add("sha512:" + strings.Repeat("f", 128))
 	f.Add("sha256:../../etc/passwd")
 	f.Add("md5:00")
+	f.Add("multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8")
 	k := &disk{"/data"}
 	f.Fuzz(func(t *testing.T, s string) {
 		d, err := parseDigest(s)
@@ -44,7 +45,13 @@ func FuzzDigest(f *testing.F) {
 			if d != (digest{}) {
 				t.Errorf("%q: an error and %v", s, d)
 			}
+			if checkSubject(s) == nil && (len(s) > 512 || strings.ContainsAny(s, "/\\ \x00") || strings.HasPrefix(s, "sha256:")) {
+				t.Errorf("%q is taken for a subject", s)
+			}
 			return
+		}
+		if err := checkSubject(s); err != nil {
+			t.Errorf("%q is no subject: %v", s, err)
 		}
 		if d.String() != s || !filepath.IsLocal(d.hex) {
 			t.Errorf("%q was read as %v", s, d)
@@ -65,7 +72,7 @@ func FuzzContentRange(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		first, last, err := parseContentRange(s)
-		if err == nil && (first < 0 || last < first || strings.Trim(s, "0123456789-") != "") {
+		if err == nil && (first < 0 || last-first+1 < 1 || strings.Trim(s, "0123456789-") != "") {
 			t.Errorf("%q: %d to %d", s, first, last)
 		}
 	})

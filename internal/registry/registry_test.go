@@ -8,13 +8,16 @@ import (
 	"crypto/sha512"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"slipway/internal/registry"
@@ -71,11 +74,37 @@ type site struct {
 	dir     string
 	handler *registry.Handler
 	store   *sqlstore.DB
+	// hear is told of every answer, if it is not nil.
+	hear func(answer)
 }
+
+// emptyDatabase is the file of a database without rows. Making one takes longer than most tests.
+var emptyDatabase = sync.OnceValues(func() (content []byte, err error) {
+	dir, err := os.MkdirTemp("", "empty-database-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	db, err := sqlstore.Open(context.Background(), filepath.Join(dir, "slipway.db"))
+	if err != nil {
+		return nil, err
+	}
+	if err := db.Close(); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(filepath.Join(dir, "slipway.db"))
+})
 
 func newSite(t testing.TB, change ...func(*registry.Options)) *site {
 	t.Helper()
 	dir := t.TempDir()
+	empty, err := emptyDatabase()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "slipway.db"), empty, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	db, err := sqlstore.Open(t.Context(), filepath.Join(dir, "slipway.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -136,9 +165,12 @@ func (s *site) do(method, path string, body io.Reader, headers ...string) answer
 	req.SetBasicAuth("admin", "admin-password")
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
-		if value == "" {
+		switch {
+		case value == "":
 			req.Header.Del(name)
-		} else {
+		case name == "Accept":
+			req.Header.Add(name, value)
+		default:
 			req.Header.Set(name, value)
 		}
 	}
@@ -151,7 +183,11 @@ func (s *site) do(method, path string, body io.Reader, headers ...string) answer
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return answer{resp, b}
+	a := answer{resp, b}
+	if s.hear != nil {
+		s.hear(a)
+	}
+	return a
 }
 
 // want fails the test unless a has the status and, for errors, the code.
@@ -201,6 +237,12 @@ func (s *site) pushBlob(name string, content []byte) string {
 	return digest
 }
 
+// push uploads a blob that has that digest.
+func (s *site) push(name, digest string, content []byte) {
+	s.t.Helper()
+	s.want(s.do("POST", "/v2/"+name+"/blobs/uploads/?digest="+digest, bytes.NewReader(content)), 201)
+}
+
 // start begins an upload and returns its location.
 func (s *site) start(name string) string {
 	s.t.Helper()
@@ -219,10 +261,13 @@ func descriptor(mediaType string, content []byte) object {
 	return object{"mediaType": mediaType, "digest": sum256(content), "size": len(content)}
 }
 
+// configText is the config of the images of tests.
+const configText = `{"architecture":"amd64","os":"linux"}`
+
 // image pushes a config and a layer, and returns a manifest of them with the fields of extra.
 func (s *site) image(name string, extra object) []byte {
 	s.t.Helper()
-	config, layer := []byte(`{"architecture":"amd64","os":"linux"}`), random(64)
+	config, layer := []byte(configText), random(64)
 	s.pushBlob(name, config)
 	s.pushBlob(name, layer)
 	m := object{
@@ -248,6 +293,12 @@ func encode(v any) []byte {
 func (s *site) putManifest(name, reference string, manifest []byte) answer {
 	s.t.Helper()
 	return s.do("PUT", "/v2/"+name+"/manifests/"+reference, bytes.NewReader(manifest), "Content-Type: "+mediaImage)
+}
+
+// putIndex pushes an index.
+func (s *site) putIndex(name, reference string, index []byte) answer {
+	s.t.Helper()
+	return s.do("PUT", "/v2/"+name+"/manifests/"+reference, bytes.NewReader(index), "Content-Type: "+mediaIndex)
 }
 
 // wantFiles fails the test unless the registry has that many files: blobs and open uploads.

@@ -8,21 +8,22 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
-	"slipway/internal/s3"
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
 // S3 keeps blobs in a bucket of an object store that speaks S3's protocol, under PREFIX/blobs/<algorithm>/<hex>. It is made
 // by [OpenS3]. An object is there as a whole or not at all, which is what the order of its writes relies on.
 type S3 struct {
-	client   *s3.Client
-	bucket   string
+	client *minio.Client
+	keys   *credentials.Credentials
+	bucket string
+	// prefix is empty, or ends in a slash.
 	prefix   string
 	redirect bool
 }
@@ -35,7 +36,8 @@ const linkLife = 15 * time.Minute
 //
 //	s3://BUCKET/PREFIX?endpoint=https://s3.example.com&region=eu-west-1&redirect=false
 //
-// Without an endpoint it is AWS's. Credentials are found by [s3.FindCredentials]. Dir is the folder of the registry: it is
+// Without an endpoint it is AWS's, and without a region the store is asked for it. Credentials are found where AWS's programs
+// look for them, and renewed before they end. Dir is the folder of the registry: it is
 // written there which bucket is its own, because two registries in one would take away each other's blobs.
 func OpenS3(ctx context.Context, address, dir string) (*S3, error) {
 	s, err := parseS3(address)
@@ -44,42 +46,10 @@ func OpenS3(ctx context.Context, address, dir string) (*S3, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if err := s.claim(ctx, dir); err != nil {
+	if err := s.checkCredentials(ctx); err != nil {
 		return nil, err
 	}
-	return s, nil
-}
-
-func parseS3(address string) (*S3, error) {
-	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "s3" || u.Host == "" || u.User != nil || u.Fragment != "" {
-		return nil, fmt.Errorf("%.200q is not the address of a bucket, such as s3://BUCKET/PREFIX?endpoint=https://s3.example.com", address)
-	}
-	s := &S3{bucket: u.Host, redirect: true}
-	if s.prefix = strings.Trim(u.Path, "/"); s.prefix != "" {
-		s.prefix += "/"
-	}
-	options := s3.Options{Bucket: u.Host}
-	for key, values := range u.Query() {
-		value := values[len(values)-1]
-		switch key {
-		case "endpoint":
-			options.Endpoint = value
-		case "region":
-			options.Region = value
-		case "redirect":
-			if s.redirect, err = strconv.ParseBool(value); err != nil {
-				return nil, fmt.Errorf("redirect is true or false, not %.50q", value)
-			}
-		default:
-			return nil, fmt.Errorf("the address of a bucket has no %.50q, only endpoint, region and redirect", key)
-		}
-	}
-	if options.Credentials, err = s3.FindCredentials(); err != nil {
-		return nil, err
-	}
-	s.client, err = s3.New(options)
-	return s, err
+	return s, s.claim(ctx, dir)
 }
 
 // claim makes the place the registry's whose folder dir is, unless it is another's.
@@ -100,20 +70,44 @@ func (s *S3) claim(ctx context.Context, dir string) (failed error) {
 	if err != nil {
 		return err
 	}
-	body, err := s.client.Get(ctx, key, 0)
+	found, err := s.read(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s.client.Put(ctx, key, bytes.NewReader(own), int64(len(own)))
+		return s.put(ctx, key, bytes.NewReader(own), int64(len(own)))
 	}
 	if err != nil {
 		return fmt.Errorf("read from the bucket %s: %w", s.bucket, err)
 	}
-	defer body.Close()
-	found, err := io.ReadAll(io.LimitReader(body, 1<<10))
-	if err == nil && string(found) != string(own) {
-		err = fmt.Errorf("s3://%s/%s belongs to another registry; give each its own prefix, or, if this is its data folder restored, put %q into %s",
+	if string(found) != string(own) {
+		return fmt.Errorf("s3://%s/%s belongs to another registry; give each its own prefix, or, if this is its data folder restored, put %q into %s",
 			s.bucket, s.prefix, strings.TrimSpace(string(found)), file)
 	}
-	return err
+	return nil
+}
+
+// read returns the beginning of a small object.
+func (s *S3) read(ctx context.Context, key string) ([]byte, error) {
+	object, err := s.client.GetObject(ctx, s.bucket, key, minio.GetObjectOptions{})
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	defer object.Close()
+	content, err := io.ReadAll(io.LimitReader(object, 1<<10))
+	return content, s.explain(err)
+}
+
+const (
+	// partSize is how many bytes go in one request at least, and maxParts in how many an object may; partsAtOnce at a time.
+	partSize, maxParts, partsAtOnce = 16 << 20, 10_000, 3
+)
+
+// put stores an object. It is there when all of it is. What is from a file goes in parts at a time, and from there, not from memory.
+func (s *S3) put(ctx context.Context, key string, from io.Reader, size int64) error {
+	ctx, cancel := context.WithCancel(ctx) // the library's senders of parts live until then
+	defer cancel()
+	_, err := s.client.PutObject(ctx, s.bucket, key, from, size, minio.PutObjectOptions{
+		ContentType: "application/octet-stream", PartSize: uint64(max(partSize, (size+maxParts-1)/maxParts)), NumThreads: partsAtOnce,
+	})
+	return s.explain(err)
 }
 
 func (s *S3) key(d digest) string { return s.prefix + "blobs/" + d.algorithm + "/" + d.hex }
@@ -130,123 +124,86 @@ func (s *S3) stage(ctx context.Context, path string, size int64, d digest) error
 		return err
 	}
 	defer f.Close()
-	return s.client.Put(ctx, s.key(d), f, size)
+	failed := s.put(ctx, s.key(d), f, size)
+	if failed != nil && s.keep(ctx, path, size, d) == nil {
+		return nil // only its answer was lost, and asking again made an error of it
+	}
+	return failed
 }
 
 // keep implements storage.
 func (s *S3) keep(ctx context.Context, _ string, size int64, d digest) error {
-	info, err := s.stat(ctx, d)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && info.size != size {
+	info, err := s.client.StatObject(ctx, s.bucket, s.key(d), minio.StatObjectOptions{})
+	err = s.explain(err)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size != size {
 		return errCollected
 	}
 	return err
 }
 
-func (s *S3) stat(ctx context.Context, d digest) (stored, error) {
-	info, err := s.client.Stat(ctx, s.key(d))
-	return stored{info.Size, info.Modified}, err
-}
-
-// open implements storage.
+// open implements storage. The store is asked for what the object is, and for its bytes only when somebody reads.
 func (s *S3) open(ctx context.Context, d digest) (io.ReadSeekCloser, stored, error) {
-	info, err := s.stat(ctx, d)
+	object, err := s.client.GetObject(ctx, s.bucket, s.key(d), minio.GetObjectOptions{})
 	if err != nil {
-		return nil, stored{}, err
+		return nil, stored{}, s.explain(err)
 	}
-	return &s3Reader{ctx: ctx, s: s, key: s.key(d), size: info.size}, info, nil
-}
-
-// s3Reader reads an object from where it stands, by a request that begins with the first read.
-type s3Reader struct {
-	ctx    context.Context // of the one who opened it
-	s      *S3
-	key    string
-	size   int64
-	offset int64
-	body   io.ReadCloser
-}
-
-// Read implements io.Reader.
-func (r *s3Reader) Read(p []byte) (int, error) {
-	if r.offset >= r.size {
-		return 0, io.EOF
+	info, err := object.Stat()
+	if err != nil {
+		_ = object.Close() // it was to be read only
+		return nil, stored{}, s.explain(err)
 	}
-	if r.body == nil {
-		body, err := r.s.client.Get(r.ctx, r.key, r.offset)
-		if err != nil {
-			return 0, err
-		}
-		r.body = body
-	}
-	n, err := r.body.Read(p)
-	r.offset += int64(n)
-	if err == io.EOF && r.offset < r.size {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-// Seek implements io.Seeker.
-func (r *s3Reader) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += r.offset
-	case io.SeekEnd:
-		offset += r.size
-	}
-	if offset < 0 {
-		return 0, errors.New("seek before the start")
-	}
-	if offset != r.offset {
-		if err := r.Close(); err != nil {
-			return 0, err
-		}
-		r.offset = offset
-	}
-	return offset, nil
-}
-
-// Close implements io.Closer.
-func (r *s3Reader) Close() error {
-	if r.body == nil {
-		return nil
-	}
-	err := r.body.Close()
-	r.body = nil
-	return err
+	return object, stored{info.Size, info.LastModified}, nil
 }
 
 // remove implements storage.
-func (s *S3) remove(ctx context.Context, d digest) error { return s.client.Delete(ctx, s.key(d)) }
+func (s *S3) remove(ctx context.Context, d digest) error {
+	err := s.explain(s.client.RemoveObject(ctx, s.bucket, s.key(d), minio.RemoveObjectOptions{}))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
 
 // walk implements storage.
 func (s *S3) walk(ctx context.Context, f func(d digest) error) error {
 	prefix := s.prefix + "blobs/"
-	return s.client.List(ctx, prefix, func(key string) error {
-		d, err := parseDigest(strings.Replace(strings.TrimPrefix(key, prefix), "/", ":", 1))
-		if err != nil || s.key(d) != key {
-			return nil //nolint:nilerr // it is not a blob, and somebody else's
+	for object := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+		if object.Err != nil {
+			return s.explain(object.Err)
 		}
-		return f(d)
-	})
+		d, err := parseDigest(strings.Replace(strings.TrimPrefix(object.Key, prefix), "/", ":", 1))
+		if err != nil || s.key(d) != object.Key {
+			continue // it is not a blob, and somebody else's
+		}
+		if err := f(d); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 // setAside implements storage.
 func (s *S3) setAside(ctx context.Context, d digest) error {
-	return s.client.Move(ctx, s.key(d), s.prefix+"damaged/"+d.algorithm+"-"+d.hex)
+	aside := minio.CopyDestOptions{Bucket: s.bucket, Object: s.prefix + "damaged/" + d.algorithm + "-" + d.hex}
+	if _, err := s.client.ComposeObject(ctx, aside, minio.CopySrcOptions{Bucket: s.bucket, Object: s.key(d)}); err != nil {
+		return s.explain(err)
+	}
+	return s.remove(ctx, d)
 }
 
 // sweep implements storage: parts of large blobs that a killed process left cost money, and no list of objects shows them.
 func (s *S3) sweep(ctx context.Context, then time.Time) (n int, err error) {
-	uploads, err := s.client.Uploads(ctx, s.prefix+"blobs/")
-	if err != nil {
-		return 0, fmt.Errorf("list unfinished uploads of the bucket %s: %w", s.bucket, err)
-	}
-	for _, upload := range uploads {
-		if !upload.Begun.Before(then) {
+	ctx, cancel := context.WithCancel(ctx) // the library's list lives until then
+	defer cancel()
+	for upload := range s.client.ListIncompleteUploads(ctx, s.bucket, s.prefix+"blobs/", true) {
+		if upload.Err != nil {
+			return n, fmt.Errorf("list unfinished uploads of the bucket %s: %w", s.bucket, s.explain(upload.Err))
+		}
+		if !upload.Initiated.Before(then) {
 			continue
 		}
-		if err := s.client.Abort(ctx, upload); err != nil {
+		err := s.explain((minio.Core{Client: s.client}).AbortMultipartUpload(ctx, s.bucket, upload.Key, upload.UploadID))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return n, fmt.Errorf("remove an unfinished upload: %w", err)
 		}
 		n++
@@ -255,9 +212,13 @@ func (s *S3) sweep(ctx context.Context, then time.Time) (n int, err error) {
 }
 
 // link implements linker. Nobody is asked for it: whether the blob is there was found out before.
-func (s *S3) link(d digest) string {
+func (s *S3) link(ctx context.Context, d digest) (string, error) {
 	if !s.redirect {
-		return ""
+		return "", nil
 	}
-	return s.client.Link(s.key(d), linkLife)
+	address, err := s.client.PresignedGetObject(ctx, s.bucket, s.key(d), linkLife, nil)
+	if err != nil {
+		return "", s.explain(err)
+	}
+	return address.String(), nil
 }

@@ -2,16 +2,18 @@ package registry_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,63 +21,44 @@ import (
 	"github.com/google/go-containerregistry/pkg/crane"
 	crandom "github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
-	"github.com/johannesboyne/gofakes3"
-	"github.com/johannesboyne/gofakes3/backend/s3mem"
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"slipway/internal/registry"
-	"slipway/internal/s3"
 )
 
-// bucket is an object store with a bucket. SLIPWAY_TEST_S3 may name another one, which is there and empty, as
+// bucket is a bucket of an object store. SLIPWAY_TEST_S3 may name another one than the gateway's, which is there and empty, as
 // --registry-storage does; its credentials are in the environment.
 type bucket struct {
-	t       *testing.T
+	t       testing.TB
 	address string
-	client  *s3.Client
+	client  *minio.Client
 	name    string
 	prefix  string
-	// away, unless nil, makes the store answer nothing but errors.
-	away *atomic.Bool
+	// gateway is nil for another store.
+	gateway *gateway
 }
 
-func newBucket(t *testing.T) *bucket {
+func newBucket(t testing.TB) *bucket {
 	t.Helper()
 	b := &bucket{t: t, address: os.Getenv("SLIPWAY_TEST_S3")}
 	if b.address == "" {
-		b.away = &atomic.Bool{}
-		backend := s3mem.New()
-		if err := backend.CreateBucket("images"); err != nil {
-			t.Fatal(err)
-		}
-		store := gofakes3.New(backend, gofakes3.WithIntegrityCheck(true)).Server()
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if b.away.Load() {
-				w.WriteHeader(http.StatusServiceUnavailable)
-				return
-			}
-			// It looks at no signatures; that there is one, of the right key, it shall at least notice.
-			if !strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 Credential=a-key/") &&
-				(!strings.HasPrefix(r.URL.Query().Get("X-Amz-Credential"), "a-key/") || r.URL.Query().Get("X-Amz-Signature") == "") {
-				w.WriteHeader(http.StatusForbidden)
-				return
-			}
-			store.ServeHTTP(w, r)
-		}))
-		t.Cleanup(server.Close)
+		b.gateway = newGateway(t)
 		t.Setenv("AWS_ACCESS_KEY_ID", "a-key")
 		t.Setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
-		b.address = "s3://images/some/where?endpoint=" + server.URL
+		b.address = "s3://images/some/where?endpoint=" + b.gateway.URL
 	}
 	u, err := url.Parse(b.address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.name, b.prefix = u.Host, strings.Trim(u.Path, "/")+"/"
-	keys, err := s3.FindCredentials()
+	endpoint, err := url.Parse(cmp.Or(u.Query().Get("endpoint"), "https://s3.amazonaws.com"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.client, err = s3.New(s3.Options{Endpoint: u.Query().Get("endpoint"), Bucket: b.name, Credentials: keys}); err != nil {
+	b.name, b.prefix = u.Host, strings.Trim(u.Path, "/")+"/"
+	b.client, err = minio.New(endpoint.Host, &minio.Options{Creds: credentials.NewEnvAWS(), Secure: endpoint.Scheme == "https"})
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -88,7 +71,7 @@ func newBucket(t *testing.T) *bucket {
 
 func (b *bucket) remove(key string) {
 	b.t.Helper()
-	if err := b.client.Delete(context.WithoutCancel(b.t.Context()), key); err != nil {
+	if err := b.client.RemoveObject(context.WithoutCancel(b.t.Context()), b.name, key, minio.RemoveObjectOptions{}); err != nil {
 		b.t.Error(err)
 	}
 }
@@ -112,14 +95,25 @@ func (b *bucket) site(more string, change ...func(*registry.Options)) *site {
 // keys are the objects in the bucket.
 func (b *bucket) keys() (keys []string) {
 	b.t.Helper()
-	err := b.client.List(context.WithoutCancel(b.t.Context()), "", func(key string) error {
-		keys = append(keys, key)
-		return nil
-	})
-	if err != nil {
-		b.t.Fatal(err)
+	for object := range b.client.ListObjectsIter(context.WithoutCancel(b.t.Context()), b.name, minio.ListObjectsOptions{Recursive: true}) {
+		if object.Err != nil {
+			b.t.Fatal(object.Err)
+		}
+		keys = append(keys, object.Key)
 	}
 	return keys
+}
+
+// uploads are the unfinished uploads in the bucket.
+func (b *bucket) uploads() (uploads []minio.ObjectMultipartInfo) {
+	b.t.Helper()
+	for upload := range b.client.ListIncompleteUploads(b.t.Context(), b.name, "", true) {
+		if upload.Err != nil {
+			b.t.Fatal(upload.Err)
+		}
+		uploads = append(uploads, upload)
+	}
+	return uploads
 }
 
 // blobs is how many blobs there are.
@@ -138,7 +132,7 @@ func (b *bucket) key(digest string) string {
 
 func (b *bucket) put(key, content string) {
 	b.t.Helper()
-	if err := b.client.Put(b.t.Context(), key, strings.NewReader(content), int64(len(content))); err != nil {
+	if _, err := b.client.PutObject(b.t.Context(), b.name, key, strings.NewReader(content), int64(len(content)), minio.PutObjectOptions{}); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -148,6 +142,26 @@ func noise(t *testing.T, n int) []byte {
 	content := make([]byte, n)
 	rand.Read(content)
 	return content
+}
+
+// redirected returns the answer to who pulls a blob, before he follows it without our token, which is not for the object store.
+func (s *site) redirected(path string) *http.Response {
+	s.t.Helper()
+	straight := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	req, err := http.NewRequestWithContext(s.t.Context(), "GET", s.URL+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.SetBasicAuth("reader", "reader-password")
+	resp, err := straight.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 307 {
+		s.t.Fatal(resp.Status)
+	}
+	return resp
 }
 
 // Blobs are in the bucket, and clients are sent there; everything else is as with a folder.
@@ -161,19 +175,8 @@ func TestS3(t *testing.T) {
 		t.Fatalf("the bucket has %q", got)
 	}
 
-	// A client that follows gets it without our token, which is not for the object store.
-	straight := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/v2/octo/app/blobs/"+digest, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.SetBasicAuth("reader", "reader-password")
-	resp, err := straight.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != 307 || resp.Header.Get("Docker-Content-Digest") != digest || resp.Header.Get("Cache-Control") != "no-store" {
+	resp := s.redirected("/v2/octo/app/blobs/" + digest)
+	if resp.Header.Get("Docker-Content-Digest") != digest || resp.Header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%s, %v", resp.Status, resp.Header)
 	}
 	there := s.do("GET", resp.Header.Get("Location"), nil, "Authorization: ", "Range: bytes=10-19")
@@ -229,6 +232,39 @@ func TestS3Large(t *testing.T) {
 	s.want(s.do("GET", "/v2/octo/app/blobs/"+digest, nil, "Range: bytes=41943040-"), 416)
 }
 
+// A store that fails now and then is asked again. An object whose parts cannot all be sent leaves nothing.
+func TestS3Fails(t *testing.T) {
+	b := newBucket(t)
+	if b.gateway == nil {
+		t.Skip("only the gateway of the tests can be told to fail")
+	}
+	s := b.site("", func(o *registry.Options) { o.Log = slog.New(slog.DiscardHandler) })
+	var asked atomic.Int32
+	b.gateway.fail(func(*http.Request) int { return []int{0, 503}[asked.Add(1)%2] })
+	content := noise(t, 40<<20)
+	s.pushBlob("octo/app", content)
+	if asked.Load() < 12 { // questions, and an upload in three parts, all of them twice
+		t.Errorf("%d requests", asked.Load())
+	}
+
+	b.gateway.fail(func(r *http.Request) int {
+		if r.URL.Query().Get("partNumber") == "2" {
+			return 403
+		}
+		return 0
+	})
+	content[0]++
+	s.want(s.do("POST", "/v2/octo/app/blobs/uploads/?digest="+sum256(content), bytes.NewReader(content)), 500, "UNKNOWN")
+	b.gateway.fail(func(*http.Request) int { return 0 })
+	if left := b.uploads(); len(left) > 0 {
+		t.Errorf("left are %+v", left)
+	}
+	s.want(s.do("HEAD", "/v2/octo/app/blobs/"+sum256(content), nil), 404)
+	s.pushBlob("octo/app", content)
+	s.wantFiles(1)
+	s.check(registry.CheckOptions{Verify: true})
+}
+
 // What nobody needs is taken away, strays too, and what others put beside it is not.
 func TestS3Collect(t *testing.T) {
 	b := newBucket(t)
@@ -250,6 +286,26 @@ func TestS3Collect(t *testing.T) {
 	s.check(registry.CheckOptions{Verify: true})
 	if n, err := s.handler.Sweep(t.Context()); n != 0 || err != nil {
 		t.Errorf("swept %d, %v", n, err)
+	}
+
+	// So are the parts that a server left which was killed, after a day.
+	begin := func(key string) {
+		if _, err := (minio.Core{Client: b.client}).NewMultipartUpload(t.Context(), b.name, key, minio.PutObjectOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin(b.key(digest))
+	begin("elsewhere")
+	if n, err := s.handler.Sweep(t.Context()); n != 1 || err != nil { // it is tomorrow
+		t.Errorf("swept %d, %v", n, err)
+	}
+	begin(b.key(digest))
+	now = now.Add(-25 * time.Hour)
+	if n, err := s.handler.Sweep(t.Context()); n != 0 || err != nil {
+		t.Errorf("swept %d, %v", n, err)
+	}
+	if left := b.uploads(); len(left) != 2 {
+		t.Errorf("unfinished are %+v", left)
 	}
 }
 
@@ -308,16 +364,36 @@ func TestOpenS3(t *testing.T) {
 // An object store that goes away: clients hear that we failed, nothing is half there, and it goes on when it is back.
 func TestS3Away(t *testing.T) {
 	b := newBucket(t)
-	if b.away == nil {
-		t.Skip("only the store of the tests can be told to go away")
+	if b.gateway == nil {
+		t.Skip("only the gateway of the tests can be killed")
 	}
 	s := b.site("", func(o *registry.Options) { o.Log = slog.New(slog.DiscardHandler) })
 	one, two := []byte("one"), []byte("two")
 	s.pushBlob("octo/app", one)
-	b.away.Store(true)
-	s.want(s.do("POST", "/v2/octo/app/blobs/uploads/?digest="+sum256(two), bytes.NewReader(two)), 500, "UNKNOWN")
-	s.want(s.do("HEAD", "/v2/octo/app/blobs/"+sum256(one), nil), 500)
-	b.away.Store(false)
+	b.gateway.kill()
+	var group sync.WaitGroup // each is tried for some seconds
+	for path, method := range map[string]string{"uploads/?digest=" + sum256(two): "POST", sum256(one): "HEAD"} {
+		group.Go(func() {
+			req, err := http.NewRequestWithContext(t.Context(), method, s.URL+"/v2/octo/app/blobs/"+path, bytes.NewReader(two))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			req.SetBasicAuth("admin", "admin-password")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != 500 || method == "POST" && !bytes.Contains(text, []byte(`"UNKNOWN"`)) {
+				t.Errorf("%s %s: %s %s, %v", method, path, resp.Status, text, err)
+			}
+		})
+	}
+	group.Wait()
+	b.gateway.restart()
 	s.want(s.do("HEAD", "/v2/octo/app/blobs/"+sum256(two), nil), 404)
 	s.want(s.do("HEAD", "/v2/octo/app/blobs/"+sum256(one), nil), 200)
 	s.pushBlob("octo/app", two)

@@ -46,7 +46,7 @@ type inventory interface {
 // linker is a storage from which clients may read for themselves.
 type linker interface {
 	// link returns an address from which anybody may read the blob for some minutes; empty if that is switched off.
-	link(d digest) string
+	link(ctx context.Context, d digest) (string, error)
 }
 
 // stored is what a storage knows of a blob.

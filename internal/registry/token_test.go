@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -70,7 +71,7 @@ func TestTokenFlow(t *testing.T) {
 	s.wantHeader(a, "WWW-Authenticate", `Bearer realm="`+s.URL+`/v2/token",service="slipway",scope="repository:octo/app:pull,push"`)
 	pull := s.token("octo", "repository:octo/app:pull")
 	a = s.want(s.do("POST", "/v2/octo/app/blobs/uploads/", nil, "Authorization: Bearer "+pull), 401, "DENIED")
-	if got := a.Header.Get("WWW-Authenticate"); !strings.HasSuffix(got, `,error="insufficient_scope"`) {
+	if got := a.Header.Get("WWW-Authenticate"); !strings.HasSuffix(got, `,error="insufficient_scope",error_description="the token of octo does not allow to push octo/app"`) {
 		t.Errorf("the challenge is %s", got)
 	}
 	push := s.token("octo", "repository:octo/app:pull,push")
@@ -90,6 +91,17 @@ func TestTokenFlow(t *testing.T) {
 	s.want(s.do("POST", "/v2/token", strings.NewReader("grant_type=password&username=octo&password=x"), "Content-Type: application/x-www-form-urlencoded"), 401, "UNAUTHORIZED")
 	s.want(s.do("POST", "/v2/token", strings.NewReader("grant_type=other"), "Content-Type: application/x-www-form-urlencoded"), 400, "UNSUPPORTED")
 	s.want(s.do("PUT", "/v2/token", nil), 405, "UNSUPPORTED")
+}
+
+// TestChallengeName has a holder whose name would break out of a header's quoted string.
+func TestChallengeName(t *testing.T) {
+	s := newSite(t, func(o *registry.Options) {
+		o.Authority = people{"odd": {"ödd\"\\, realm=", "odd-password", []string{"pull octo/app"}}}
+	})
+	a := s.want(s.do("POST", "/v2/octo/app/blobs/uploads/", nil, "Authorization: Bearer "+s.token("odd", "repository:octo/app:pull")), 401, "DENIED")
+	if got := a.Header.Get("WWW-Authenticate"); !strings.HasSuffix(got, `,error_description="the token of ?dd??, realm= does not allow to push octo/app"`) {
+		t.Errorf("the challenge is %s", got)
+	}
 }
 
 // TestTokenScopes asks for too much, and gets what the holder may have.
@@ -242,11 +254,56 @@ func TestCredentials(t *testing.T) {
 	s.want(s.do("GET", "/v2/_catalog", nil, basic("octo:octo-password")), 403, "DENIED")
 	s.want(s.do("GET", "/v2/_catalog", nil, "Authorization: "), 401, "UNAUTHORIZED")
 	s.want(s.do("GET", "/v2/_catalog", nil), 200)
+}
 
-	// A host that is none breaks out of nothing.
-	a := s.want(s.do("GET", "/v2/", nil, "Authorization: ", "X-Forwarded-Proto: https"), 401)
-	if got := a.Header.Get("WWW-Authenticate"); got != `Bearer realm="`+strings.Replace(s.URL, "http:", "https:", 1)+`/v2/token",service="slipway"` {
-		t.Errorf("the challenge is %s", got)
+// TestRealm holds that clients find the token endpoint: by the name that they came by, and by HTTPS if they came so.
+func TestRealm(t *testing.T) {
+	s := newSite(t, func(o *registry.Options) { o.URL = "https://ci.example.com" })
+	realm := func(headers ...string) string {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/v2/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range headers {
+			name, value, _ := strings.Cut(h, ": ")
+			req.Header.Set(name, value)
+		}
+		req.Host = req.Header.Get("Host")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		got := resp.Header.Get("WWW-Authenticate")
+		got, found := strings.CutPrefix(got, `Bearer realm="`)
+		got, foundEnd := strings.CutSuffix(got, `/v2/token",service="slipway"`)
+		if resp.StatusCode != http.StatusUnauthorized || !found || !foundEnd {
+			t.Errorf("%q: %d, the challenge is %s", headers, resp.StatusCode, got)
+		}
+		return got
+	}
+	for _, test := range []struct {
+		headers []string
+		want    string
+	}{
+		{nil, s.URL},
+		{[]string{"Host: 10.7.0.1:7070"}, "http://10.7.0.1:7070"},
+		// Proxies say what they know, or only keep the name.
+		{[]string{"Host: other.example.com", "X-Forwarded-Proto: https"}, "https://other.example.com"},
+		{[]string{"Host: other.example.com", "X-Forwarded-Proto: HTTPS, http"}, "https://other.example.com"},
+		{[]string{"Host: other.example.com", "X-Forwarded-Proto: http"}, "http://other.example.com"},
+		{[]string{"Host: ci.example.com"}, "https://ci.example.com"},
+		{[]string{"Host: CI.example.com", "X-Forwarded-Proto: http"}, "https://CI.example.com"},
+		{[]string{"Host: ci.example.com:80"}, "http://ci.example.com:80"},
+		{[]string{"Host: backend:7070", "X-Forwarded-Host: ci.example.com"}, "https://ci.example.com"},
+		{[]string{"Host: backend:7070", "X-Forwarded-Host: a.example.com, b.example.com", "X-Forwarded-Proto: https"}, "https://a.example.com"},
+		// A host that is none breaks out of nothing.
+		{[]string{"Host: ci.example.com", `X-Forwarded-Host: x" service="y`}, "http://xservicey"},
+	} {
+		if got := realm(test.headers...); got != test.want {
+			t.Errorf("%q: the client is sent to %s, want %s", test.headers, got, test.want)
+		}
 	}
 }
 

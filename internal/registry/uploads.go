@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -367,11 +368,7 @@ func (h *Handler) keepUpload(ctx context.Context, u *upload, repository string, 
 func (h *Handler) startUpload(w http.ResponseWriter, r *http.Request, req request) error {
 	q := r.URL.Query()
 	if q.Has("mount") {
-		d, err := parseDigest(q.Get("mount"))
-		if err != nil {
-			return fail(http.StatusBadRequest, codeDigestInvalid, "%v", err)
-		}
-		if done, err := h.mount(w, r, req, d, q.Get("from")); done || err != nil {
+		if done, err := h.mount(w, r, req, q.Get("mount"), q.Get("from")); done || err != nil {
 			return err
 		}
 		q.Del("digest") // not mounted: the client is to upload it in the usual way
@@ -412,11 +409,15 @@ func (h *Handler) startUpload(w http.ResponseWriter, r *http.Request, req reques
 	return nil
 }
 
-// mount links a blob of another repository, if that has it and the client may read there. Otherwise it reports false
-// without saying which, and the client uploads.
-func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, d digest, from string) (bool, error) {
-	if !validName(from) || !req.who.Allows(from, Pull) {
-		return false, nil
+// maxSources is of how many repositories a mount is tried that names none.
+const maxSources = 100
+
+// mount links a blob of another repository, if that has it and the client may read there; if from is empty, of any where
+// both is so, the most alike in name first. Otherwise it reports false without saying which, and the client uploads.
+func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, name, from string) (bool, error) {
+	d, err := parseDigest(name)
+	if err != nil {
+		return false, nil // there is no such blob, and the upload will say why
 	}
 	// One whose file is lost is to be sent again, which a client that is told that it has it does not do.
 	if _, err := stat(r.Context(), h.blobs, d); errors.Is(err, fs.ErrNotExist) {
@@ -424,15 +425,37 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, d d
 	} else if err != nil {
 		return false, err
 	}
-	err := h.store.MountBlob(r.Context(), from, req.name, d.String(), h.now())
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
+	sources := []string{from}
+	if from == "" {
+		if sources, err = h.store.BlobRepositories(r.Context(), d.String()); err != nil {
+			return false, err
+		}
+		slices.SortStableFunc(sources, func(a, b string) int { return commonPrefix(b, req.name) - commonPrefix(a, req.name) })
 	}
-	if err != nil {
-		return false, err
+	for _, source := range sources[:min(len(sources), maxSources)] {
+		if !validName(source) || !req.who.Allows(source, Pull) {
+			continue
+		}
+		err := h.store.MountBlob(r.Context(), source, req.name, d.String(), h.now())
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		writeStored(w, req.name, d)
+		return true, nil
 	}
-	writeStored(w, req.name, d)
-	return true, nil
+	return false, nil
+}
+
+// commonPrefix returns how many bytes a and b have in common at their beginning.
+func commonPrefix(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // getUpload says how far an upload is (spec, "Pushing a blob in chunks").
@@ -454,10 +477,7 @@ func (h *Handler) patchUpload(w http.ResponseWriter, r *http.Request, req reques
 		return err
 	}
 	defer h.dropUpload(u, false)
-	if err := checkChunk(w, r, req.name, u); err != nil {
-		return err
-	}
-	if err := h.receive(w, r, u, req.name, digest{}); err != nil {
+	if err := h.receiveChunk(w, r, u, req.name, digest{}); err != nil {
 		return err
 	}
 	writeProgress(w, http.StatusAccepted, req.name, u)
@@ -475,13 +495,10 @@ func (h *Handler) putUpload(w http.ResponseWriter, r *http.Request, req request)
 		return err
 	}
 	defer h.dropUpload(u, false)
-	if err := checkChunk(w, r, req.name, u); err != nil {
-		return err
-	}
 	if u.size == 0 && u.algorithm != d.algorithm {
 		u.sum, u.algorithm = newHash(d.algorithm), d.algorithm
 	}
-	if err := h.receive(w, r, u, req.name, d); err != nil {
+	if err := h.receiveChunk(w, r, u, req.name, d); err != nil {
 		return err
 	}
 	if err := h.closeUpload(r.Context(), u, req.name, d); err != nil {
@@ -503,22 +520,41 @@ func (h *Handler) deleteUpload(w http.ResponseWriter, r *http.Request, req reque
 	return nil
 }
 
-// checkChunk refuses a chunk that does not go on where the upload ends.
-func checkChunk(w http.ResponseWriter, r *http.Request, name string, u *upload) error {
+// receiveChunk is receive for a body that may have a Content-Range, which must go on where the upload ends, and be as long
+// as the body.
+func (h *Handler) receiveChunk(w http.ResponseWriter, r *http.Request, u *upload, repository string, have digest) error {
 	value := r.Header.Get("Content-Range")
 	if value == "" {
-		return nil
+		return h.receive(w, r, u, repository, have)
 	}
+	start := u.size
 	first, last, err := parseContentRange(value)
-	if err != nil || first != u.size {
-		setProgress(w, name, u)
+	if err != nil || first != start {
+		setProgress(w, repository, u)
 		if err == nil {
-			err = fmt.Errorf("the next byte of this upload is %d, and the chunk starts at %d", u.size, first)
+			err = fmt.Errorf("the next byte of this upload is %d, and the chunk starts at %d", start, first)
 		}
 		return fail(http.StatusRequestedRangeNotSatisfiable, codeBlobUploadInvalid, "%v", err)
 	}
-	if r.ContentLength != last-first+1 {
-		return fail(http.StatusBadRequest, codeSizeInvalid, "the Content-Range is of %d bytes, and the Content-Length %q", last-first+1, r.Header.Get("Content-Length"))
+	length := last - first + 1
+	if length == 1 && r.ContentLength == 0 {
+		length = 0 // no range is of no bytes: clients write that of one
+	}
+	wrong := func(got int64) error {
+		return fail(http.StatusBadRequest, codeSizeInvalid, "the Content-Range is of %d bytes, and the body has %d", length, got)
+	}
+	if r.ContentLength >= 0 && r.ContentLength != length {
+		return wrong(r.ContentLength)
+	}
+	if err := h.receive(w, r, u, repository, have); err != nil {
+		return err
+	}
+	if got := u.size - start; got != length { // the body did not say how long it is
+		if err := u.file.Truncate(start); err != nil {
+			return err
+		}
+		u.size, u.sum = start, nil
+		return wrong(got)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,8 +20,8 @@ type Facts interface {
 	InUse(ctx context.Context, repository string) (uses []Use, unasked string, err error)
 	// Branches returns the names of the branches that are neither deleted nor merged, or nil if they are not known.
 	Branches(ctx context.Context, repository string) ([]string, error)
-	// Over reports whether by, who pushed a tag, was a run, and has ended.
-	Over(ctx context.Context, by string) (bool, error)
+	// Over returns those of by, who pushed tags, that were runs and have ended.
+	Over(ctx context.Context, by []string) (map[string]bool, error)
 }
 
 // Store is what a Cleaner needs of the store.
@@ -28,6 +29,8 @@ type Store interface {
 	store.Manifests
 	store.Tags
 	store.Inventory
+	store.Browsing
+	store.Graph
 	store.Policies
 }
 
@@ -165,11 +168,8 @@ func (c *Cleaner) Fixed(ctx context.Context, repository string) (func(tag string
 
 // DryRun returns what a policy would do to the repository now; nil is the one that holds.
 func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy) (Decision, error) {
-	if mirrored(repository) {
-		policy = &Policy{}
-	}
-	if policy == nil {
-		_, found, err := c.Find(ctx, repository)
+	if policy == nil || mirrored(repository) {
+		_, found, err := c.holding(ctx, repository)
 		if err != nil {
 			return Decision{}, err
 		}
@@ -212,27 +212,39 @@ func (c *Cleaner) state(ctx context.Context, repository string, policy Policy) (
 		}
 		page.Last = manifests[len(manifests)-1].Digest
 	}
-	var err error
-	// What is not known for sure deletes nothing.
+	return s, c.ask(ctx, repository, policy, &s)
+}
+
+// ask finds out what others know of a repository, as far as the decision about the state's tags needs it. What is not known for sure
+// deletes nothing.
+func (c *Cleaner) ask(ctx context.Context, repository string, policy Policy, s *State) (err error) {
 	if s.InUse, s.Unasked, err = c.Facts.InUse(ctx, repository); err != nil {
-		return s, fmt.Errorf("find out which images of %s are in use: %w", repository, err)
+		return fmt.Errorf("find out which images of %s are in use: %w", repository, err)
 	}
-	if policy.needsBranches() {
-		if s.Branches, err = c.Facts.Branches(ctx, repository); err != nil {
-			return s, fmt.Errorf("list the branches of %s: %w", repository, err)
-		}
-	}
-	over := map[string]bool{}
+	var runs []string
+	branches := false
 	for _, tag := range s.Tags {
-		if _, ok := over[tag.By]; ok {
+		i := policy.ruleOf(tag.Name)
+		if i < 0 {
 			continue
 		}
-		if over[tag.By], err = c.Facts.Over(ctx, tag.By); err != nil {
-			return s, fmt.Errorf("find out whether %s is over: %w", tag.By, err)
+		branches = branches || policy.Rules[i].Branch
+		if policy.Rules[i].Run {
+			runs = append(runs, tag.By)
 		}
 	}
+	if branches {
+		if s.Branches, err = c.Facts.Branches(ctx, repository); err != nil {
+			return fmt.Errorf("list the branches of %s: %w", repository, err)
+		}
+	}
+	slices.Sort(runs)
+	over, err := c.Facts.Over(ctx, slices.Compact(runs))
+	if err != nil {
+		return fmt.Errorf("find out which runs that pushed to %s are over: %w", repository, err)
+	}
 	s.Over = func(by string) bool { return over[by] }
-	return s, nil
+	return nil
 }
 
 // Cleaned counts what Clean deleted.

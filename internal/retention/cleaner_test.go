@@ -33,9 +33,9 @@ type facts struct {
 func (f facts) InUse(context.Context, string) ([]retention.Use, string, error) {
 	return f.inUse, f.unasked, f.err
 }
-func (f facts) Branches(context.Context, string) ([]string, error) { return f.branches, nil }
-func (f facts) Over(_ context.Context, by string) (bool, error)    { return f.over[by], nil }
-func digestOf(n int) string                                        { return fmt.Sprintf("sha256:%064d", n) }
+func (f facts) Branches(context.Context, string) ([]string, error)      { return f.branches, nil }
+func (f facts) Over(context.Context, []string) (map[string]bool, error) { return f.over, nil }
+func digestOf(n int) string                                             { return fmt.Sprintf("sha256:%064d", n) }
 
 // site is a store, with a cleaner on it.
 type site struct {

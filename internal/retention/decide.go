@@ -85,9 +85,9 @@ func (p Policy) Decide(s State) Decision {
 	})
 	doomed := map[string]string{} // digest to why its last tag went
 	left := map[string]bool{}     // digests with a tag that stays
-	seen := make([]int, len(p.Rules))
+	judge := newJudge(p, s)
 	for _, tag := range tags {
-		reason := p.judge(s, tag, seen)
+		reason := judge.reason(tag, judge.count(tag.Name))
 		if reason != "" {
 			if user := cmp.Or(g.used[tag.Digest], s.Unasked); user != "" {
 				decision.Spared = append(decision.Spared, Spared{tag.Name, tag.Digest, reason + "; it stays: " + user})
@@ -104,8 +104,8 @@ func (p Policy) Decide(s State) Decision {
 	if s.Unasked != "" {
 		decision.Warnings = append(decision.Warnings, "nothing goes now: "+s.Unasked)
 	}
-	for _, r := range p.Rules {
-		if r.Branch && s.Branches == nil {
+	for i, r := range p.Rules {
+		if r.Branch && s.Branches == nil && judge.seen[i] > 0 {
 			decision.Warnings = append(decision.Warnings, "the tags "+r.Tags+" do not go with their branches: the branches of this repository are not known here")
 		}
 	}
@@ -133,51 +133,72 @@ func (p Policy) Decide(s State) Decision {
 	return decision
 }
 
-// judge says why a tag goes, or "" if it stays. seen counts the tags that each rule was for.
-func (p Policy) judge(s State, tag store.Tag, seen []int) string {
+// judge applies the rules of a policy to one tag after the other.
+type judge struct {
+	Policy
+	state State
+	// seen counts the tags that each rule was for; open has, by rule, the tags of branches that go on.
+	seen []int
+	open []map[string]bool
+}
+
+// verdict is which rule is for a tag, or -1, and which place the tag has among those of its rule; the newest has 1.
+type verdict struct{ rule, place int }
+
+func newJudge(p Policy, s State) *judge {
+	j := &judge{p, s, make([]int, len(p.Rules)), make([]map[string]bool, len(p.Rules))}
 	for i, r := range p.Rules {
-		if !matches(r.Tags, tag.Name) {
-			continue
+		if r.Branch {
+			j.open[i] = r.branchTags(s.Branches)
 		}
-		seen[i]++
-		if seen[i] <= r.Keep {
-			return ""
-		}
-		alone := r.OlderThan == 0 && !r.Branch && !r.Run
-		switch {
-		case alone:
-			return fmt.Sprintf("%s keeps the newest %d", r.Tags, r.Keep)
-		case r.OlderThan > 0 && s.Now.Sub(tag.Updated) >= time.Duration(r.OlderThan):
-			return fmt.Sprintf("%s go after %s, and this is of %s", r.Tags, r.OlderThan, tag.Updated.Format(time.DateOnly))
-		case r.Branch && s.Branches != nil && !r.hasBranch(tag.Name, s.Branches):
-			return fmt.Sprintf("the branch that %s names is deleted or merged", r.Tags)
-		case r.Run && s.Over != nil && s.Over(tag.By):
-			return fmt.Sprintf("%s is over, and %s go with their run", tag.By, r.Tags)
-		}
+	}
+	return j
+}
+
+// count finds the rule for a tag. It must see all tags before it, the newest first.
+func (j *judge) count(tag string) verdict {
+	i := j.ruleOf(tag)
+	if i < 0 {
+		return verdict{rule: i}
+	}
+	j.seen[i]++
+	return verdict{i, j.seen[i]}
+}
+
+// reason says why a tag goes, or "" if it stays.
+func (j *judge) reason(tag store.Tag, v verdict) string {
+	if v.rule < 0 || v.place <= j.Rules[v.rule].Keep {
 		return ""
+	}
+	r, s := j.Rules[v.rule], j.state
+	alone := r.OlderThan == 0 && !r.Branch && !r.Run
+	switch {
+	case alone:
+		return fmt.Sprintf("%s keeps the newest %d", r.Tags, r.Keep)
+	case r.OlderThan > 0 && s.Now.Sub(tag.Updated) >= time.Duration(r.OlderThan):
+		return fmt.Sprintf("%s go after %s, and this is of %s", r.Tags, r.OlderThan, tag.Updated.Format(time.DateOnly))
+	case r.Branch && s.Branches != nil && !j.open[v.rule][tag.Name]:
+		return fmt.Sprintf("the branch that %s names is deleted or merged", r.Tags)
+	case r.Run && s.Over != nil && s.Over(tag.By):
+		return fmt.Sprintf("%s is over, and %s go with their run", tag.By, r.Tags)
 	}
 	return ""
 }
 
 // transient reports whether a tag goes with its run.
 func (p Policy) transient(tag string) bool {
-	for _, r := range p.Rules {
-		if matches(r.Tags, tag) {
-			return r.Run
-		}
-	}
-	return false
+	i := p.ruleOf(tag)
+	return i >= 0 && p.Rules[i].Run
 }
 
-// hasBranch reports whether one of the branches is the tag's.
-func (r Rule) hasBranch(tag string, branches []string) bool {
+// branchTags returns the tags that a rule knows of branches.
+func (r Rule) branchTags(branches []string) map[string]bool {
 	before, after, _ := strings.Cut(r.Tags, "*")
+	tags := map[string]bool{}
 	for _, branch := range branches {
-		if before+asTag(branch)+after == tag {
-			return true
-		}
+		tags[before+asTag(branch)+after] = true
 	}
-	return false
+	return tags
 }
 
 // asTag is a branch's name as it can be in a tag.

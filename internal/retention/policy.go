@@ -216,9 +216,9 @@ func (p Policy) Fixed(tag string) bool {
 	return false
 }
 
-// needsBranches reports whether a decision asks for the branches.
-func (p Policy) needsBranches() bool {
-	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Branch })
+// ruleOf returns the index of the rule that decides about a tag, or -1.
+func (p Policy) ruleOf(tag string) int {
+	return slices.IndexFunc(p.Rules, func(r Rule) bool { return matches(r.Tags, tag) })
 }
 
 func matches(pattern, tag string) bool {

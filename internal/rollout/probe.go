@@ -49,11 +49,15 @@ func (d *deployment) probe(ctx context.Context, differences Differences) (*load,
 	if err := probe.Validate(p.URL); err != nil {
 		return nil, fault.New(fault.Invalid, "the probe's URL %q %w", p.URL, err)
 	}
+	login, err := d.r.login(p.Login, "the probe")
+	if err != nil {
+		return nil, err
+	}
 	l := &load{d: d, policy: p, differences: differences, options: probe.Options{
-		URL: p.URL, Rate: cmp.Or(p.Rate, ci.DefaultProbeRate), Status: p.Status, Allowed: p.Losses, Local: d.r.ProbeLocal,
+		URL: p.URL, Login: login, Rate: cmp.Or(p.Rate, ci.DefaultProbeRate), Status: p.Status, Allowed: p.Losses, Local: d.r.ProbeLocal,
 		Timeout: time.Duration(cmp.Or(p.Timeout, ci.DefaultProbeTimeout)) * time.Second,
 	}}
-	err := probe.Check(ctx, l.options)
+	err = probe.Check(ctx, l.options)
 	var failure *probe.Failure
 	switch {
 	case err == nil:
@@ -158,8 +162,8 @@ func (l *load) finish(ctx context.Context, requests *probe.Probe) error {
 	}
 }
 
-// drained waits until the old pods of what was changed are gone: as long as they drain, requests may be lost. A pod that
-// is still there when its time is over is not waited for.
+// drained waits until the old pods of what was changed are gone, and those that a strategy made for a while: as long as they
+// drain, requests may be lost. A pod that is still there when its time is over is not waited for.
 func (l *load) drained(ctx context.Context) error {
 	began := time.Now()
 	told := false
@@ -173,7 +177,7 @@ func (l *load) drained(ctx context.Context) error {
 		}
 		if !told {
 			told = true
-			l.d.p.linef("probe: waiting for %d of the old pods to end (%s)", len(ending), oneLine(strings.Join(ending, ", ")))
+			l.d.p.linef("probe: waiting for %d pods to end (%s)", len(ending), oneLine(strings.Join(ending, ", ")))
 		}
 		select {
 		case <-ctx.Done():
@@ -183,7 +187,7 @@ func (l *load) drained(ctx context.Context) error {
 	}
 }
 
-// ending returns the pods of what was changed that are being ended, and the longest time that one of them has for it.
+// ending returns the pods of what was changed that end, and the longest time that one of them has for it.
 func (l *load) ending(ctx context.Context) (names []string, grace time.Duration, err error) {
 	for _, one := range l.differences {
 		if one.Action == Unchanged || !rolls(one.Object.Unstructured) {
@@ -200,11 +204,16 @@ func (l *load) ending(ctx context.Context) (names []string, grace time.Duration,
 				return err
 			}
 			for _, pod := range list.Items {
-				if pod.DeletionTimestamp == nil {
+				own := pod.DeletionGracePeriodSeconds
+				switch {
+				case pod.DeletionTimestamp != nil:
+				case pod.Labels[TrackLabel] != "": // its Deployment is deleted, and the cluster deletes it shortly
+					own = pod.Spec.TerminationGracePeriodSeconds
+				default:
 					continue
 				}
 				names = append(names, pod.Name)
-				if own := pod.DeletionGracePeriodSeconds; own != nil {
+				if own != nil {
 					grace = max(grace, time.Duration(*own)*time.Second)
 				}
 			}

@@ -49,6 +49,8 @@ type Request struct {
 	Policy ci.Policy
 	// Mask hides the values of secrets in what is shown of manifests; nil hides nothing but the values of Secrets.
 	Mask func(string) string
+	// Secrets are the values of those that Policy names, by these names.
+	Secrets map[string]string
 	// ProbeLocal lets the probe of the policy send requests to this machine itself.
 	ProbeLocal bool
 	// Timeout bounds applying and watching together; 0 means [DefaultTimeout].
@@ -187,8 +189,9 @@ type Step struct {
 	Renderer Renderer
 	// Kubeconfig is the content of one from a secret, and not trusted. If it is empty, Client makes the client.
 	Kubeconfig []byte
-	// Policy and ProbeLocal are as in [Request].
+	// Policy, Secrets and ProbeLocal are as in [Request].
 	Policy     ci.Policy
+	Secrets    map[string]string
 	ProbeLocal bool
 	// Picture and Waits are as in [Request].
 	Picture func(ci.Rollout)
@@ -266,6 +269,7 @@ func (s Step) bare(client *kube.Client) Request {
 		KeepFailed:  s.KeepFailed,
 		Resumed:     s.Resumed,
 		Policy:      s.Policy,
+		Secrets:     s.Secrets,
 		ProbeLocal:  s.ProbeLocal,
 		Picture:     s.Picture,
 		Waits:       s.Waits,

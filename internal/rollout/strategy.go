@@ -193,6 +193,9 @@ func (d *deployment) saveProgress(ctx context.Context, p *release.Progress) erro
 // prepare finds out for which Deployments there are steps, and all that concerns them: of what is in the cluster, or, if
 // another process has begun, of what that has recorded. It leaves canaries empty if there is nothing to do by steps.
 func (s *steps) prepare(ctx context.Context, differences Differences) error {
+	if err := s.loginsKnown(); err != nil {
+		return err
+	}
 	now := byKey(s.r.Objects)
 	for _, name := range s.strategy.Deployments {
 		if !slices.ContainsFunc(s.r.Objects, func(o manifest.Object) bool { return isDeployment(o.Unstructured) && o.GetName() == name }) {
@@ -449,8 +452,8 @@ func (s *steps) wait(ctx context.Context, objects []manifest.Object) error {
 	return err
 }
 
-// replace gives the Deployments themselves the new version, once it has passed, and takes what was temporary out of the
-// traffic. It is deleted when the release is recorded as good, as what left the manifests is.
+// replace gives the Deployments themselves the new version, once it has passed, takes what was temporary out of the
+// traffic, and deletes it: before the release is recorded as good, because requests may be lost in this moment as in any other.
 func (s *steps) replace(ctx context.Context, held, after Differences) error {
 	if last := s.steps[len(s.steps)-1].Weight; s.progress.Weight != 100 && s.routed() && last < 100 {
 		// Services that select the old version only would be left without pods.
@@ -502,8 +505,12 @@ func (s *steps) replace(ctx context.Context, held, after Differences) error {
 		if err != nil {
 			return err
 		}
-		if live != nil && s.ours(live) {
-			s.prune = append(s.prune, Difference{Object: manifest.Object{Unstructured: ref.Object()}, Action: Prune, live: live})
+		if live == nil || !s.ours(live) {
+			continue
+		}
+		one := Difference{Object: manifest.Object{Unstructured: ref.Object()}, Action: Prune, live: live}
+		if s.deletePruned(ctx, Differences{one}) != nil { // it is tried again with what left the manifests
+			s.prune = append(s.prune, one)
 		}
 	}
 	s.state.Progress = nil
@@ -531,12 +538,39 @@ func (s *steps) take(ctx, applying context.Context, request Request) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range s.canaries {
-		if _, says := replicasOf(c.after); !says && !c.autoscaled && slices.ContainsFunc(request.Objects, func(o manifest.Object) bool { return release.RefOf(o.Unstructured).Key() == c.Key() }) {
-			if err := s.scale(applying, c.Ref, c.Replicas); err != nil {
-				return err
-			}
+	for _, one := range differences {
+		if err := s.scaleBack(applying, one); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// scaleBack gives a Deployment of which no manifest says how many pods it has the number that it had before it was applied, or
+// before a step left it fewer. What somebody else has scaled stays.
+func (s *steps) scaleBack(ctx context.Context, one Difference) error {
+	i := slices.IndexFunc(s.canaries, func(c canary) bool { return c.Key() == release.RefOf(one.Object.Unstructured).Key() })
+	if i < 0 || s.canaries[i].autoscaled {
+		return nil
+	}
+	c := s.canaries[i]
+	if _, says := replicasOf(c.after); says {
+		return nil
+	}
+	live, err := s.find(ctx, c.after)
+	if err != nil || live == nil {
+		return err
+	}
+	before, _ := replicasOf(one.live)
+	now, _ := replicasOf(live)
+	wanted := before
+	if c.Scaled != 0 && before == c.Scaled {
+		wanted = c.Replicas
+	}
+	// The server sets a number to 1 that was in the manifest until now.
+	_, said := replicasOf(c.before)
+	if untouched := now == before || said && now == 1; now == wanted || !untouched {
+		return nil
+	}
+	return s.scale(ctx, c.Ref, wanted)
 }

@@ -47,19 +47,22 @@ func (s *steps) checkable() error {
 	return nil
 }
 
-// checkClient asks other people's servers. Checks are part of pipelines, as probes are.
-func (s *steps) checkClient() *http.Client { return probe.Client(checkTimeout, s.r.ProbeLocal) }
+// loginsKnown returns an error if a login of a check cannot be used.
+func (s *steps) loginsKnown() error {
+	for _, check := range s.strategy.AllChecks() {
+		if _, err := s.r.login(check.Login, "the check "+oneLine(check.String())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // try tries a check once, and returns what it found.
 func (s *steps) try(ctx context.Context, check ci.Check) (text string, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	switch {
-	case check.Query != "":
-		return query(ctx, s.checkClient(), check)
-	case !strings.HasPrefix(check.URL, "/"):
-		status, err := get(ctx, s.checkClient(), check.URL)
-		return judge(check, status, err)
+	if !strings.HasPrefix(check.URL, "/") {
+		return s.tryOther(ctx, check)
 	}
 	for i := range s.canaries {
 		services := s.canaries[i].services // the rest may be changed meanwhile
@@ -69,6 +72,26 @@ func (s *steps) try(ctx context.Context, check ci.Check) (text string, ok bool) 
 		status, err := s.proxied(ctx, temporaryService(services[0], s.track), check.URL)
 		if text, ok = judge(check, status, err); !ok {
 			return text, false
+		}
+	}
+	return text, ok
+}
+
+// tryOther asks somebody else's server. Checks are part of pipelines, as probes are.
+func (s *steps) tryOther(ctx context.Context, check ci.Check) (text string, ok bool) {
+	login, err := s.r.login(check.Login, "the check")
+	if err != nil {
+		return err.Error(), false
+	}
+	client := probe.Client(checkTimeout, login, s.r.ProbeLocal)
+	if check.Query == "" {
+		status, err := get(ctx, client, check.URL)
+		return judge(check, status, err)
+	}
+	text, ok = query(ctx, client, check)
+	for _, value := range []string{login.Token, login.Password} {
+		if value != "" { // who was shown it may say it again
+			text = strings.ReplaceAll(text, value, "(secret)")
 		}
 	}
 	return text, ok

@@ -2,6 +2,7 @@ package rollout_test
 
 import (
 	"context"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -214,7 +215,8 @@ func TestCanary(t *testing.T) {
 	shares := map[string]map[string]int{}
 	step := "before"
 	steps := []ci.StrategyStep{{Weight: 0}, {Weight: 25, Manual: true}, {Weight: 75, Manual: true}, {Weight: 100, Pause: 2}}
-	_, out := s.must(app("v1}", "v2}", "replicas: 2", "replicas: 3"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), s.onLine(func(line string) {
+	probe := ci.Probe{URL: "http://" + s.Kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"), Timeout: 30}
+	result, out := s.must(app("v1}", "v2}", "replicas: 2", "replicas: 3"), by(ci.Strategy{Kind: ci.Canary, Steps: steps}), probing(probe), s.onLine(func(line string) {
 		for _, of := range []string{"step 2 of 4", "step 3 of 4", "step 4 of 4", "passed"} {
 			if !strings.HasPrefix(line, "canary: "+of) {
 				continue
@@ -228,6 +230,12 @@ func TestCanary(t *testing.T) {
 			}
 		}
 	}))
+	if pods := s.Kubectl("get", "pods", "-l", rollout.TrackLabel, "-o", "name"); pods != "" {
+		t.Errorf("the probe ended before the pods of the canary: %s", pods)
+	}
+	if r := result.Release.Probe; r == nil || r.Sent == 0 || r.Lost != 0 {
+		t.Errorf("the probe's counts are %+v", r)
+	}
 	shares[step] = load.reset()
 	load.wantNoLoss(t)
 	t.Logf("shares %v", shares)
@@ -335,13 +343,17 @@ func TestCanaryNeverReady(t *testing.T) {
 
 // prometheus answers queries as the documentation of the HTTP API of Prometheus has it ("Instant queries"), with one value
 // after the other.
-func prometheus(t *testing.T, values ...string) (address string, asked func() []string) {
+func prometheus(t *testing.T, token string, values ...string) (address string, ca []byte, asked func() []string) {
 	t.Helper()
 	var mu sync.Mutex
 	var queries []string
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
+		if r.Header.Get("Authorization") != "Bearer "+token {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		if r.URL.Path != "/prom/api/v1/query" || r.FormValue("query") == "" {
 			w.WriteHeader(http.StatusBadRequest)
@@ -353,7 +365,8 @@ func prometheus(t *testing.T, values ...string) (address string, asked func() []
 		fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[{"metric":{"job":"web"},"value":[1435781451.781,%q]}]}}`, value)
 	}))
 	t.Cleanup(server.Close)
-	return server.URL + "/prom/", func() []string {
+	ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	return server.URL + "/prom/", ca, func() []string {
 		mu.Lock()
 		defer mu.Unlock()
 		return slices.Clone(queries)
@@ -364,16 +377,27 @@ func prometheus(t *testing.T, values ...string) (address string, asked func() []
 func TestCanaryAbortedByPrometheus(t *testing.T) {
 	s := start(t)
 	s.must(app())
-	address, asked := prometheus(t, "0.002", "0.004", "0.25")
+	const token = "very-secret-token"
+	address, ca, asked := prometheus(t, token, "0.002", "0.004", "0.25")
+	secrets := map[string]string{"prometheus_ca": string(ca)}
 	strategy := ci.Strategy{
 		Kind: ci.Canary, Steps: []ci.StrategyStep{{Weight: 10}, {Weight: 50, Pause: 60}},
-		Checks: []ci.Check{{Name: "error rate", URL: address, Query: `rate(errors{app="web"}[1m])`, Condition: "< 0.01", Count: 2, Interval: 1}},
+		Checks: []ci.Check{{
+			Name: "error rate", URL: address, Query: `rate(errors{app="web"}[1m])`, Condition: "< 0.01", Count: 2, Interval: 1,
+			Login: ci.Login{Token: &ci.FromSecret{Secret: "prometheus_token"}, CA: &ci.FromSecret{Secret: "prometheus_ca"}},
+		}},
 	}
+	known := func(step *rollout.Step) { step.ProbeLocal, step.Secrets = true, secrets }
+	s.fails(app("v1}", "v2}"), fault.Invalid, []string{"the secret prometheus_token, which the check error rate needs, is not there or empty; give it by: --secret prometheus_token=FILE"}, by(strategy), known)
+	secrets["prometheus_token"] = token + "\n"
 	out := s.fails(app("v1}", "v2}"), fault.Failed,
-		[]string{"the check error rate failed at step 2 of 2 of the canary: 0.25, which is not < 0.01", "ROLLED BACK: release 1 serves again"}, by(strategy), func(step *rollout.Step) { step.ProbeLocal = true })
+		[]string{"the check error rate failed at step 2 of 2 of the canary: 0.25, which is not < 0.01", "ROLLED BACK: release 1 serves again"}, by(strategy), known)
 	wantLines(t, out, "canary: check error rate: 0.002 < 0.01", "canary: check error rate: 0.004 < 0.01", "canary: check error rate: 0.25, which is not < 0.01")
 	if queries := asked(); len(queries) != 3 || queries[0] != `rate(errors{app="web"}[1m])` {
 		t.Errorf("Prometheus was asked %q", queries)
+	}
+	if kept := s.Kubectl("get", "secrets,leases", "-o", "yaml"); strings.Contains(out+kept, token) {
+		t.Error("the token is in the log or in what is kept of the release")
 	}
 	s.wantPlain("deployment.apps/web", "service/web")
 	s.wantLeft("v1", "v1")

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -104,14 +105,55 @@ func TestQuery(t *testing.T) {
 			w.WriteHeader(c.status)
 			fmt.Fprint(w, c.answer)
 		}))
-		text, ok := query(t.Context(), probe.Client(10*time.Second, true), ci.Check{URL: server.URL, Query: "a + b", Condition: "< 0.01"})
+		text, ok := query(t.Context(), probe.Client(10*time.Second, probe.Login{}, true), ci.Check{URL: server.URL, Query: "a + b", Condition: "< 0.01"})
 		server.Close()
 		if !strings.Contains(text, c.want) || ok != c.ok {
 			t.Errorf("%s: %q, %t; want %q, %t", c.name, text, ok, c.want, c.ok)
 		}
 	}
-	if text, ok := query(t.Context(), probe.Client(10*time.Second, true), ci.Check{URL: "http://127.0.0.1:1", Query: "a", Condition: "> 0"}); ok || !strings.Contains(text, "Prometheus does not answer: dial tcp 127.0.0.1:1: connect: connection refused") {
+	if text, ok := query(t.Context(), probe.Client(10*time.Second, probe.Login{}, true), ci.Check{URL: "http://127.0.0.1:1", Query: "a", Condition: "> 0"}); ok || !strings.Contains(text, "Prometheus does not answer: dial tcp 127.0.0.1:1: connect: connection refused") {
 		t.Errorf("where nothing listens: %q", text)
+	}
+}
+
+// TestLogin asks servers that want to know who asks.
+func TestLogin(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		if user != "ada" || password != "very-secret" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		fmt.Fprintf(w, `{"status":"error","errorType":"you said","error":%q}`, password)
+	}))
+	defer server.Close()
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
+	from := func(name string) *ci.FromSecret { return &ci.FromSecret{Secret: name} }
+	known := map[string]string{"good": "very-secret\n", "bad": "wrong", "ca": ca, "none": " \n", "text": "no certificate"}
+	s := &steps{deployment: &deployment{r: Request{ProbeLocal: true, Secrets: known}}}
+	for _, c := range []struct {
+		name  string
+		login ci.Login
+		query string
+		want  string
+		ok    bool
+	}{
+		{"good", ci.Login{Username: "ada", Password: from("good"), CA: from("ca")}, "", "status 200", true},
+		{"wrong", ci.Login{Username: "ada", Password: from("bad"), CA: from("ca")}, "", "status 401, which is not 200 to 299", false},
+		{"a token", ci.Login{Token: from("good"), CA: from("ca")}, "", "status 401, which is not 200 to 299", false},
+		{"nobody", ci.Login{CA: from("ca")}, "", "status 401, which is not 200 to 299", false},
+		{"a stranger", ci.Login{Username: "ada", Password: from("good")}, "", "certificate signed by unknown authority", false},
+		{"an echo", ci.Login{Username: "ada", Password: from("good"), CA: from("ca")}, "up", "Prometheus answers with status 200: you said: (secret)", false},
+		{"no certificate", ci.Login{CA: from("text")}, "", "the secret text, which the check needs, has no certificate in PEM", false},
+		{"empty", ci.Login{Token: from("none")}, "", "the secret none, which the check needs, is not there or empty; give it by: --secret none=FILE", false},
+	} {
+		text, ok := s.try(t.Context(), ci.Check{URL: server.URL, Login: c.login, Query: c.query, Condition: "> 0"})
+		if !strings.Contains(text, c.want) || ok != c.ok || strings.Contains(text, "very-secret") {
+			t.Errorf("%s: %q, %t; want %q, %t", c.name, text, ok, c.want, c.ok)
+		}
+	}
+	if _, err := (Request{Release: ci.Release{Run: 7, Repo: "ada/engine"}}).login(ci.Login{CA: from("ca")}, "the probe"); err == nil ||
+		!strings.Contains(err.Error(), "the secret ca, which the probe needs, is not there or empty; set it by: slipway secret set ada/engine ca, for pull requests") {
+		t.Errorf("in a run: %v", err)
 	}
 }
 
@@ -133,14 +175,14 @@ func TestGet(t *testing.T) {
 	}))
 	defer server.Close()
 	for path, want := range map[string]int{"/": 200, "/moved": 302} {
-		if status, err := get(t.Context(), probe.Client(10*time.Second, true), server.URL+path); err != nil || status != want {
+		if status, err := get(t.Context(), probe.Client(10*time.Second, probe.Login{}, true), server.URL+path); err != nil || status != want {
 			t.Errorf("%s: %d, %v", path, status, err)
 		}
 	}
-	if _, err := get(t.Context(), probe.Client(10*time.Second, false), server.URL); err == nil || !strings.Contains(err.Error(), "only trusted repos") {
+	if _, err := get(t.Context(), probe.Client(10*time.Second, probe.Login{}, false), server.URL); err == nil || !strings.Contains(err.Error(), "only trusted repos") {
 		t.Errorf("the machine itself is asked: %v", err)
 	}
-	if _, err := get(t.Context(), probe.Client(10*time.Second, true), "http://169.254.169.254/latest"); err == nil || !strings.Contains(err.Error(), "link-local") {
+	if _, err := get(t.Context(), probe.Client(10*time.Second, probe.Login{}, true), "http://169.254.169.254/latest"); err == nil || !strings.Contains(err.Error(), "link-local") {
 		t.Errorf("the metadata of a machine is asked: %v", err)
 	}
 }

@@ -171,7 +171,7 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 		Workspace: checkout, Manifests: d.Manifests, Namespace: cmp.Or(permit.Namespace, s.resolve(d.Namespace)), Environment: permit.Environment,
 		Images: s.resolveMap(d.Images), Pushed: s.images, Timeout: time.Duration(d.Timeout) * time.Second,
 		Kubeconfig: []byte(kubeconfig), Client: s.ownCluster, Mask: s.w.masker.Mask,
-		Policy: permit.Policy, ProbeLocal: s.w.a.Trusted, Review: permit.Review, Reserved: permit.Reserved,
+		Policy: permit.Policy, Secrets: s.policySecrets(), ProbeLocal: s.w.a.Trusted, Review: permit.Review, Reserved: permit.Reserved,
 		Release: ci.Release{
 			Repo: s.w.a.Repo, Run: s.w.a.Run, Step: s.step.Name, Commit: s.w.a.Commit, By: s.w.a.By, Link: s.w.a.Link,
 			Author: s.w.a.Author, Title: s.w.a.Title,
@@ -184,6 +184,16 @@ func (s *stepRun) deployment() (rollout.Step, error) {
 		return rollout.Step{}, errors.Join(err, checkout.Close())
 	}
 	return step, nil
+}
+
+// policySecrets returns the values of the secrets that the policy names: those of the plan came with the job, those of the
+// environment's own policy with the permit.
+func (s *stepRun) policySecrets() map[string]string {
+	values := map[string]string{}
+	for _, name := range s.permitted.Policy.Secrets() {
+		values[name] = cmp.Or(s.permitted.Secrets[name], s.w.a.Secrets[name])
+	}
+	return values
 }
 
 // fillIn sets what is filled into the manifests of a deployment.

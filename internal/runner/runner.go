@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -37,6 +38,9 @@ type Options struct {
 	Engine engine.Engine
 	// Images builds and pushes images; nil means that this runner cannot.
 	Images *image.Builder
+	// Registry is the root of the server's registry as this machine reaches it; Docker daemons of jobs get its mirror of
+	// Docker Hub. Empty means that they get none.
+	Registry string
 	// Kubeconfig is the file of the cluster that deploy steps without a kubeconfig use; it need not be there.
 	Kubeconfig string
 	// Renderer renders the manifests of deploy steps; nil means in this process, which a hostile repo can bring down.
@@ -53,12 +57,14 @@ type Runner struct {
 	opts Options
 	log  *slog.Logger
 	now  func() time.Time
+	// transport is for what daemons pull through the server.
+	transport *http.Transport
 }
 
 // New returns a runner.
 func New(opts Options) *Runner {
 	opts.Capacity = cmp.Or(opts.Capacity, 2)
-	r := &Runner{opts: opts, log: opts.Log, now: opts.Now}
+	r := &Runner{opts: opts, log: opts.Log, now: opts.Now, transport: newTransport()}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -74,6 +80,7 @@ const quiet = 2 * time.Second
 // Run takes up the jobs that an earlier process left in Dir, removes sandboxes that belong to none, and then claims jobs
 // until ctx is done. It leaves the jobs that run then as they are, steps included, for the next process, and returns nil.
 func (r *Runner) Run(ctx context.Context) error {
+	defer r.transport.CloseIdleConnections()
 	found, err := r.find()
 	if err != nil {
 		return err
@@ -343,6 +350,7 @@ func (r *Runner) walk(w *walk) (protocol.Outcome, error) {
 		return protocol.Outcome{Status: ci.Error, Time: r.now(), Message: message}, nil
 	}
 	w.masker = secret.NewMasker(a.SecretValues())
+	w.hub = r.newHub(a)
 	spec := engine.Spec{ID: sandboxID(a.JobID), Job: a.Job, Trusted: a.Trusted, Auths: pullAuths(a)}
 	var err error
 	w.env, err = r.opts.Engine.Setup(w.job, spec)

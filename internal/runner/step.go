@@ -163,7 +163,11 @@ func (s *stepRun) stopped(ctx context.Context) protocol.StepEnd {
 
 // exec runs the step's container, or follows one that an earlier process started.
 func (s *stepRun) exec(ctx context.Context) (protocol.StepEnd, error) {
-	proc, err := s.w.env.Start(ctx, engine.Step{Name: s.step.Name, Exec: *s.step.Exec, Env: s.env, Offset: s.log.base, Progress: progress{s.log}}, s.log)
+	step := engine.Step{Name: s.step.Name, Exec: *s.step.Exec, Env: s.env, Offset: s.log.base, Progress: progress{s.log}}
+	if sentence := s.offerHub(&step); sentence != "" && s.fresh {
+		s.log.say(sentence)
+	}
+	proc, err := s.w.env.Start(ctx, step, s.log)
 	if err != nil {
 		return s.ended(ctx, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,8 @@ type walk struct {
 	journal *journal
 	env     engine.Env
 	masker  *secret.Masker
+	// hub answers Docker daemons of the job for the server's mirror of Docker Hub; nil if it has none.
+	hub http.Handler
 	// life is done when the runner stops, job (a child of life) also when the job shall stop.
 	life context.Context
 	job  context.Context

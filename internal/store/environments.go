@@ -36,6 +36,8 @@ type GateFilter struct {
 	Run int64
 	// Waiting leaves out gates that are decided, and those of runs that are over.
 	Waiting bool
+	// Open leaves out gates of runs that are over.
+	Open bool
 	// Limit is at most 500; 0 means 50.
 	Limit int
 }
@@ -44,7 +46,7 @@ type GateFilter struct {
 type Reviews interface {
 	// UpdateReview loads the review environment of that name, lets update change it, and stores it, in one transaction that no
 	// other UpdateReview of it interleaves with. One that is not there yet is made: update finds Created zero. If update
-	// returns ErrNotFound the row is removed, or not made, and UpdateReview returns nil; any other error rolls back and is returned
+	// returns ErrNotFound the row is removed, with which its releases count as torn down, or not made, and UpdateReview returns nil; any other error rolls back and is returned
 	// as it is. update may be called more than once, and must not call the store. Of a repo that does not exist it says
 	// ErrNotFound.
 	UpdateReview(ctx context.Context, repo, name string, update func(*ci.Review) error) error

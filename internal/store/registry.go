@@ -18,6 +18,8 @@ type Registry interface {
 	BlobLinks
 	Garbage
 	Inventory
+	Browsing
+	Graph
 	Policies
 	Quotas
 	Cache
@@ -234,8 +236,9 @@ type Change struct {
 	Digest string
 	// Immutable, unless nil, says which tags must stay: for one of them the error is ErrExists.
 	Immutable func(tag string) bool
-	// Unneeded, for DeleteManifest, says that no tag may point at the manifest, no other one refer to it or be about it, and
-	// nobody may have used it since At; else the error is ErrInUse.
+	// Unneeded, for DeleteManifest, says that no tag may point at the manifest, no other one refer to it, and nobody may have
+	// used it since At, and that it is about none that stays; else the error is ErrInUse. What is about it goes with it, if the
+	// same holds for that.
 	Unneeded bool
 	By       string
 	At       time.Time

@@ -19,14 +19,25 @@ type Releases interface {
 	FindManifests(ctx context.Context, id int64) ([]byte, error)
 	// ListReleases returns releases by their start, newest first.
 	ListReleases(ctx context.Context, filter ReleaseFilter) ([]ci.Release, error)
-	// NewestReleases returns the newest releases of each environment of all repos: of each status at most limit.
-	NewestReleases(ctx context.Context, limit int) ([]ci.Release, error)
+	// NewestReleases returns the newest releases of each environment, newest first. Those of review environments from before they
+	// were torn down are left out.
+	NewestReleases(ctx context.Context, filter NewestFilter) ([]ci.Release, error)
+}
+
+// NewestFilter chooses the newest releases of environments.
+type NewestFilter struct {
+	// Repo, if it is not empty, is that of the environments.
+	Repo string
+	// Each is how many releases of each status an environment has at most.
+	Each int
 }
 
 // ReleaseFilter chooses releases. Its zero value means the newest 50 of all repos.
 type ReleaseFilter struct {
 	// Repo, Environment and Namespace, if they are not empty, are those of the releases.
 	Repo, Environment, Namespace string
+	// Repos, unless it is nil, are the repos that they may be of.
+	Repos []string
 	// Run, if it is not 0, is the number of the run that deployed; Repo should be set, too.
 	Run int64
 	// Image, if it is not empty, is one that the releases use: a whole reference, or a digest.

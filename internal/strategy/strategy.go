@@ -233,6 +233,10 @@ func (r *reader) check(n *yaml.Node) ci.Check {
 		r.fields(n, "a check", map[string]func(*yaml.Node){
 			"name":      func(n *yaml.Node) { c.Name = r.text(n, "name") },
 			"url":       func(n *yaml.Node) { c.URL = r.text(n, "url") },
+			"token":     func(n *yaml.Node) { c.Token = r.fromSecret(n, "token") },
+			"username":  func(n *yaml.Node) { c.Username = r.text(n, "username") },
+			"password":  func(n *yaml.Node) { c.Password = r.fromSecret(n, "password") },
+			"ca":        func(n *yaml.Node) { c.CA = r.fromSecret(n, "ca") },
 			"status":    func(n *yaml.Node) { c.Status = r.number(n, "status") },
 			"query":     func(n *yaml.Node) { c.Query = r.text(n, "query") },
 			"condition": func(n *yaml.Node) { c.Condition = r.text(n, "condition") },
@@ -247,6 +251,16 @@ func (r *reader) check(n *yaml.Node) ci.Check {
 		}
 	}
 	return c
+}
+
+// fromSecret reads {from_secret: NAME}.
+func (r *reader) fromSecret(n *yaml.Node, what string) *ci.FromSecret {
+	from := n.Get("from_secret")
+	if n.Kind != yaml.Mapping || len(n.Entries) != 1 || from == nil || from.Kind != yaml.Scalar {
+		r.bad(n, "%s must be {from_secret: NAME}; what is secret is not written here", what)
+		return nil
+	}
+	return &ci.FromSecret{Secret: from.Text}
 }
 
 func (r *reader) text(n *yaml.Node, what string) string {

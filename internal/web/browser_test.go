@@ -19,7 +19,7 @@ import (
 
 // browser is a page in a real browser.
 type browser struct {
-	t   *testing.T
+	t   testing.TB
 	s   *site
 	ctx context.Context
 }

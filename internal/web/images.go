@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,39 +18,113 @@ import (
 	"slipway/internal/store"
 )
 
-// Bounds of the page of a repo's images.
+// Bounds of the pages of a repo's images.
 const (
-	shownTags     = 50
-	shownRemovals = 50
-	shownDeleted  = 20
-	shownHistory  = 200
-	maxSubs       = 100
-	maxPolicyForm = 70 << 10
+	shownTags    = 50
+	shownHistory = 200
+	shownSubs    = 100
+	// named is how many tags the page that deletes an image names; the rest it counts.
+	named = 1000
 )
 
-// imagesView is the page of a repo's images.
-type imagesView struct {
+// imagesFrame is what the pages of a repo's images have in common.
+type imagesFrame struct {
 	Repo ci.Repo
-	// Image is the repository that is shown, Images are all of the repo.
+	// Image is the repository that is shown, Images are those of the repo, Part is which page of it: tags, untagged, deleted or clean-up.
 	Image  string
 	Images []string
+	Part   string
 	// Host is the registry's, for commands.
-	Host string
-	retention.Overview
-	// Shown are the tags of this page, from the one after Skip on; Older and Newer are the addresses of other pages.
-	Shown        []tagView
-	Older, Newer string
-	Quotas       []store.Quota
+	Host   string
+	Counts store.ImageCounts
 	// Mayor is true for who may change what is kept.
 	Mayor bool
-	// Try is the text of a policy that was tried in place of the one that holds, and Wrong what is wrong with it.
-	Try   *string
-	Wrong string
-	// More says how many removals and deleted images are not shown.
-	MoreRemovals, MoreDeleted int
 	// Empty is true if there are no images at all.
 	Empty bool
+	// Older and Newer are the addresses of other pages.
+	Older, Newer string
 }
+
+// Link is the address of a part of the same images.
+func (f imagesFrame) Link(part string) string {
+	path := imagesLink(f.Repo.Name)
+	if part != "tags" {
+		path += "/" + part
+	}
+	return path + "?" + url.Values{"image": {f.Image}}.Encode()
+}
+
+// Address is the address of a page about the same images, with more in its query.
+func (f imagesFrame) Address(page string, more ...string) string {
+	query := url.Values{"image": {f.Image}}
+	for i := 0; i < len(more); i += 2 {
+		query.Set(more[i], more[i+1])
+	}
+	return imagesLink(f.Repo.Name) + page + "?" + query.Encode()
+}
+
+// partLink is what the navigation shows of a part.
+type partLink struct {
+	Title, Address string
+	// Count is how much there is of it; -1 if that is not counted.
+	Count int64
+	Here  bool
+}
+
+// partOf makes the link to a part of a page's images.
+func partOf(page interface{ frame() imagesFrame }, part, title string, count int64) partLink {
+	f := page.frame()
+	if f.Empty {
+		count = -1
+	}
+	return partLink{title, f.Link(part), count, f.Part == part}
+}
+
+func (f imagesFrame) frame() imagesFrame { return f }
+
+// turn sets the addresses of the pages beside the one that begins after the first skip of so many.
+func (f *imagesFrame) turn(skip, total int64, search string) {
+	address := func(skip int64) string {
+		page, more := "", []string(nil)
+		if f.Part != "tags" {
+			page = "/" + f.Part
+		}
+		if search != "" {
+			more = append(more, "q", search)
+		}
+		if skip > 0 {
+			more = append(more, "after", strconv.FormatInt(skip, 10))
+		}
+		return f.Address(page, more...)
+	}
+	if skip > 0 {
+		f.Newer = address(max(0, skip-shownTags))
+	}
+	if skip+shownTags < total {
+		f.Older = address(skip + shownTags)
+	}
+}
+
+// skipped is how many lines come before the page of a request; what is no number is the first page.
+func skipped(r *http.Request) int64 {
+	n, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 32)
+	return max(0, n)
+}
+
+// imagesView is the page of the tags of a repo's images.
+type imagesView struct {
+	imagesFrame
+	retention.Overview
+	// Search is a part of the names of the tags that are shown.
+	Search string
+	// Shown are the tags of this page; the first is number First.
+	Shown  []tagView
+	First  int64
+	Quotas []store.Quota
+}
+
+// Last is the number of the last tag on the page.
+func (v imagesView) Last() int64 { return v.First + int64(len(v.Shown)) - 1 }
 
 // tagView is a line of a tag.
 type tagView struct {
@@ -58,27 +133,6 @@ type tagView struct {
 	Run *ci.Run
 	// Serves are the newest good releases that have its image.
 	Serves []ci.Release
-}
-
-// EditPolicy returns the text that the form for the policy has.
-func (v imagesView) EditPolicy() string {
-	if v.Try != nil {
-		return *v.Try
-	}
-	return v.Policy.Text
-}
-
-// Own reports whether the policy that holds was set for this very repository.
-func (v imagesView) Own() bool {
-	return v.Policy.Repository == v.Image && v.Policy.Text != "" && v.Policy.Commit == ""
-}
-
-// UntaggedBytes is what the images without a tag have, as if each were alone.
-func (v imagesView) UntaggedBytes() (sum int64) {
-	for _, i := range v.Untagged {
-		sum += i.Size
-	}
-	return sum
 }
 
 // imagesOf returns which of a repo's images a request is about, if the viewer may see them.
@@ -98,61 +152,92 @@ func (p *pages) imagesOf(r *http.Request) (ci.Repo, string, auth.Principal, erro
 	return repo, image, who, nil
 }
 
-// images is the page of a repo's images.
+// frameOf makes what the pages of a repo's images have in common, but for the counts.
+func (p *pages) frameOf(ctx context.Context, repo ci.Repo, image, part string, who auth.Principal) (imagesFrame, error) {
+	f := imagesFrame{Repo: repo, Image: image, Part: part, Host: p.Flow.Registry, Mayor: who.Tidies(image)}
+	var err error
+	f.Images, err = p.subImages(ctx, repo.Name, image)
+	return f, err
+}
+
+// images is the page of the tags of a repo's images.
 func (p *pages) images(w http.ResponseWriter, r *http.Request) error {
 	repo, image, who, err := p.imagesOf(r)
 	if err != nil {
 		return err
 	}
-	view, err := p.viewImages(r.Context(), repo, image, who)
+	ctx := r.Context()
+	view := imagesView{Search: r.URL.Query().Get("q")}
+	if view.imagesFrame, err = p.frameOf(ctx, repo, image, "tags", who); err != nil {
+		return err
+	}
+	if len(view.Search) > 200 {
+		return fault.New(fault.Invalid, "no tag has a name, and no image a digest, of more than 200 characters")
+	}
+	skip := skipped(r)
+	filter := store.TagFilter{Repository: image, Match: view.Search, Skip: int(skip), Limit: shownTags}
+	view.Overview, err = p.Options.Images.Overview(ctx, filter)
+	if err == nil && skip > 0 && len(view.Tags) == 0 { // what was there has gone
+		skip, filter.Skip = 0, 0
+		view.Overview, err = p.Options.Images.Overview(ctx, filter)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		view.Empty, err = true, nil
+	}
 	if err != nil {
 		return err
 	}
-	skip, _ := strconv.Atoi(r.URL.Query().Get("after")) // what is no number is the first page
-	if err := p.showTags(r.Context(), &view, max(0, skip)); err != nil {
+	view.Counts, view.First = view.ImageCounts, skip+1
+	view.turn(skip, view.Found, view.Search)
+	if view.Quotas, err = p.Store.FindQuotas(ctx, image); err != nil {
+		return err
+	}
+	if err := p.showTags(ctx, &view); err != nil {
 		return err
 	}
 	return p.render(w, r, http.StatusOK, "images", "Images of "+image, "", view)
 }
 
-// viewImages finds out all but which tags are shown.
-func (p *pages) viewImages(ctx context.Context, repo ci.Repo, image string, who auth.Principal) (imagesView, error) {
-	view := imagesView{Repo: repo, Image: image, Host: p.Flow.Registry, Mayor: who.Tidies(image)}
-	var err error
-	if view.Images, err = p.subImages(ctx, repo.Name, image); err != nil {
-		return view, err
-	}
-	view.Overview, err = p.Options.Images.Overview(ctx, image)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		view.Empty = true
-		if view.Policy, _, err = p.Options.Images.Find(ctx, image); err != nil {
-			view.Wrong = err.Error()
-		}
-	case err != nil:
-		return view, err
-	}
-	if view.Quotas, err = p.Store.FindQuotas(ctx, image); err != nil {
-		return view, err
-	}
-	view.cut()
-	return view, nil
+// looseView is the page of images without a tag, or of deleted ones.
+type looseView struct {
+	imagesFrame
+	Loose []retention.Image
 }
 
-// cut leaves of long lists what is shown.
-func (v *imagesView) cut() {
-	if n := len(v.Decision.Removals); n > shownRemovals {
-		v.Decision.Removals, v.MoreRemovals = v.Decision.Removals[:shownRemovals], n-shownRemovals
-	}
-	if n := len(v.Deleted); n > shownDeleted {
-		v.Deleted, v.MoreDeleted = v.Deleted[:shownDeleted], n-shownDeleted
+// loose is the page of images that no tag leads to, or that were deleted.
+func (p *pages) loose(part string) func(w http.ResponseWriter, r *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		repo, image, who, err := p.imagesOf(r)
+		if err != nil {
+			return err
+		}
+		var view looseView
+		if view.imagesFrame, err = p.frameOf(r.Context(), repo, image, part, who); err != nil {
+			return err
+		}
+		if view.Counts, err = p.Store.CountImages(r.Context(), image); err == nil {
+			filter := store.ImageFilter{Repository: image, Deleted: part == "deleted", Skip: int(skipped(r)), Limit: shownTags}
+			view.Loose, err = p.Options.Images.Untagged(r.Context(), filter)
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			view.Empty, err = true, nil
+		}
+		if err != nil {
+			return err
+		}
+		total := view.Counts.Untagged
+		if part == "deleted" {
+			total = view.Counts.Deleted
+		}
+		view.turn(skipped(r), total, "")
+		return p.render(w, r, http.StatusOK, "loose", strings.ToUpper(part[:1])+part[1:]+" images of "+image, "", view)
 	}
 }
 
 // subImages returns the repositories of a repo that there are, and the one that is shown.
 func (p *pages) subImages(ctx context.Context, repo, shown string) ([]string, error) {
 	images := []string{repo}
-	below, err := p.Store.ListRepositories(ctx, store.Page{Last: repo + "/", Limit: maxSubs})
+	below, err := p.Store.ListRepositories(ctx, store.Page{Last: repo + "/", Limit: shownSubs})
 	if err != nil {
 		return nil, err
 	}
@@ -197,38 +282,20 @@ func (p *pages) runOf(ctx context.Context, repo, by string, found map[string]*ci
 	return &run, nil
 }
 
-// showTags sets the tags of the page after the first skip ones, with their runs and what serves them.
-func (p *pages) showTags(ctx context.Context, view *imagesView, skip int) error {
-	all := view.Tags
-	if skip >= len(all) {
-		skip = 0
-	}
-	shown := all[skip:min(len(all), skip+shownTags)]
-	page := func(skip int) string {
-		q := url.Values{"image": {view.Image}}
-		if skip > 0 {
-			q.Set("after", strconv.Itoa(skip))
-		}
-		return imagesLink(view.Repo.Name) + "?" + q.Encode()
-	}
-	if skip > 0 {
-		view.Newer = page(max(0, skip-shownTags))
-	}
-	if skip+shownTags < len(all) {
-		view.Older = page(skip + shownTags)
-	}
-	releases, err := p.Store.NewestReleases(ctx, 1)
+// showTags sets the lines of the tags, with their runs and what serves them.
+func (p *pages) showTags(ctx context.Context, view *imagesView) error {
+	releases, err := p.Store.NewestReleases(ctx, store.NewestFilter{Repo: view.Repo.Name, Each: 1})
 	if err != nil {
 		return err
 	}
 	found := map[string]*ci.Run{}
-	for _, t := range shown {
+	for _, t := range view.Tags {
 		line := tagView{Standing: t}
 		if line.Run, err = p.runOf(ctx, view.Repo.Name, t.By, found); err != nil {
 			return err
 		}
 		for _, release := range releases {
-			if release.Status == ci.Success && release.Repo == view.Repo.Name && deploys(release, t.Digest) {
+			if release.Status == ci.Success && deploys(release, t.Digest) {
 				line.Serves = append(line.Serves, release)
 			}
 		}
@@ -284,19 +351,20 @@ func (p *pages) imageHistory(w http.ResponseWriter, r *http.Request) error {
 	if len(history) == 0 {
 		return fault.New(fault.NotFound, "%s never had a tag %s", image, view.Tag)
 	}
+	var digests []string
+	for _, change := range history {
+		if change.Digest != "" {
+			digests = append(digests, change.Digest)
+		}
+	}
+	slices.Sort(digests)
+	manifests, err := p.Store.PickManifests(r.Context(), image, slices.Compact(digests))
+	if err != nil {
+		return err
+	}
 	there := map[string]bool{}
-	for page := (store.Page{Repository: image, Limit: 500}); ; {
-		manifests, err := p.Store.ListManifests(r.Context(), page, false)
-		if err != nil {
-			return err
-		}
-		for _, m := range manifests {
-			there[m.Digest] = true
-		}
-		if len(manifests) < page.Limit {
-			break
-		}
-		page.Last = manifests[len(manifests)-1].Digest
+	for _, m := range manifests {
+		there[m.Digest] = true
 	}
 	found := map[string]*ci.Run{}
 	for _, change := range history {
@@ -312,9 +380,12 @@ func (p *pages) imageHistory(w http.ResponseWriter, r *http.Request) error {
 	return p.render(w, r, http.StatusOK, "image", image+":"+view.Tag, "", view)
 }
 
+// maxImageForm bounds the forms of these pages, in bytes: the largest has a policy.
+const maxImageForm = 70 << 10
+
 // tidier is imagesOf for who changes something.
 func (p *pages) tidier(r *http.Request) (ci.Repo, string, auth.Principal, error) {
-	r.Body = http.MaxBytesReader(nil, r.Body, maxPolicyForm)
+	r.Body = http.MaxBytesReader(nil, r.Body, maxImageForm)
 	repo, image, who, err := p.imagesOf(r)
 	if err == nil && !who.Tidies(image) {
 		err = fault.New(fault.Forbidden, "you may not change what %s keeps; it needs a token with the scope repo:%s or admin", image, repo.Name)
@@ -340,7 +411,37 @@ func (p *pages) deleteTag(w http.ResponseWriter, r *http.Request) error {
 	return backToImages(w, r, repo.Name, image)
 }
 
-// deleteImage deletes an image with its tags, which the form has named.
+// doomedView is the page that asks once more before an image goes.
+type doomedView struct {
+	imagesFrame
+	retention.Contents
+	Digest string
+}
+
+// MoreTags is how many tags are not named.
+func (v doomedView) MoreTags() int { return v.Tagged - len(v.Tags) }
+
+// doomed is the page that names the tags that an image takes along, before it is deleted.
+func (p *pages) doomed(w http.ResponseWriter, r *http.Request) error {
+	repo, image, who, err := p.tidier(r)
+	if err != nil {
+		return err
+	}
+	view := doomedView{Digest: r.FormValue("digest")}
+	if view.imagesFrame, err = p.frameOf(r.Context(), repo, image, "", who); err != nil {
+		return err
+	}
+	view.Contents, err = p.Options.Images.Contents(r.Context(), image, view.Digest, named)
+	if errors.Is(err, store.ErrNotFound) {
+		return fault.New(fault.NotFound, "%s has no image %.200s", image, view.Digest)
+	}
+	if err != nil {
+		return err
+	}
+	return p.render(w, r, http.StatusOK, "doomed", "Delete an image of "+image, "", view)
+}
+
+// deleteImage deletes an image with its tags, which the page before has named.
 func (p *pages) deleteImage(w http.ResponseWriter, r *http.Request) error {
 	repo, image, who, err := p.tidier(r)
 	if err == nil {
@@ -364,45 +465,16 @@ func (p *pages) restoreImage(w http.ResponseWriter, r *http.Request) error {
 	return backToImages(w, r, repo.Name, image)
 }
 
-// putPolicy sets the policy of the form, or, by its other button, says what it would remove.
-func (p *pages) putPolicy(w http.ResponseWriter, r *http.Request) error {
-	repo, image, who, err := p.tidier(r)
-	if err != nil {
-		return err
+// numberText writes a number with a comma for each thousand.
+func numberText(n any) (string, error) {
+	text := fmt.Sprint(n)
+	if _, err := strconv.ParseInt(text, 10, 64); err != nil {
+		return "", err
 	}
-	text := strings.ReplaceAll(r.FormValue("policy"), "\r\n", "\n") // as forms send lines
-	parsed, wrong := retention.Parse(text)
-	if r.FormValue("do") == "set" && wrong == nil {
-		if strings.TrimSpace(text) == "" {
-			text = ""
-		}
-		if err := p.Options.Images.Put(r.Context(), image, text, who.Name); err != nil {
-			return err
-		}
-		return backToImages(w, r, repo.Name, image)
+	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
+		text = text[:i] + "," + text[i:]
 	}
-	view, err := p.viewImages(r.Context(), repo, image, who)
-	if err != nil {
-		return err
-	}
-	view.Try = &text
-	status := http.StatusOK
-	switch {
-	case wrong != nil:
-		view.Wrong, status = wrong.Error(), http.StatusUnprocessableEntity
-	case !view.Empty:
-		decision, err := p.Options.Images.DryRun(r.Context(), image, &parsed)
-		if err != nil {
-			return err
-		}
-		view.Decision = decision
-		view.MoreRemovals = 0
-		view.cut()
-	}
-	if err := p.showTags(r.Context(), &view, 0); err != nil {
-		return err
-	}
-	return p.render(w, r, status, "images", "Images of "+image, "", view)
+	return text, nil
 }
 
 // bytesText writes a number of bytes as people do.

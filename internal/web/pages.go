@@ -71,7 +71,11 @@ func newPages(opts Options) http.Handler {
 	mux.HandleFunc("POST /{owner}/{name}/releases/{id}/rollback", p.page(p.rollback))
 	const images = "/{owner}/{name}/images"
 	mux.HandleFunc("GET "+images, p.page(p.images))
+	mux.HandleFunc("GET "+images+"/untagged", p.page(p.loose("untagged")))
+	mux.HandleFunc("GET "+images+"/deleted", p.page(p.loose("deleted")))
+	mux.HandleFunc("GET "+images+"/clean-up", p.page(p.cleanUp))
 	mux.HandleFunc("GET "+images+"/tag", p.page(p.imageHistory))
+	mux.HandleFunc("GET "+images+"/delete-image", p.page(p.doomed))
 	mux.HandleFunc("POST "+images+"/delete-tag", p.page(p.deleteTag))
 	mux.HandleFunc("POST "+images+"/delete-image", p.page(p.deleteImage))
 	mux.HandleFunc("POST "+images+"/restore", p.page(p.restoreImage))
@@ -194,18 +198,20 @@ func (p *pages) fragment(name string, view any) (string, error) {
 // parse makes the templates: each page is the layout with its own parts filled in.
 func (p *pages) parse() map[string]*template.Template {
 	layout := template.Must(template.New("").Funcs(template.FuncMap{
-		"asset": func(name string) string { return "/assets/" + name + "?v=" + p.versions[name] },
-		"ago":   func(t time.Time) string { return ago(p.Flow.Now().Sub(t)) },
-		"took":  func(from, to time.Time) string { return p.took(from, to) },
-		"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"date":  func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04:05 UTC") },
-		"ms":    func(t time.Time) int64 { return t.UnixMilli() },
-		"mark":  mark,
-		"add":   func(a, b int) int { return a + b },
-		"short": shortHash,
-		"plain": func(s string) string { return printable([]byte(s)) },
-		"link":  webLink,
-		"size":  bytesText,
+		"asset":  func(name string) string { return "/assets/" + name + "?v=" + p.versions[name] },
+		"ago":    func(t time.Time) string { return ago(p.Flow.Now().Sub(t)) },
+		"took":   func(from, to time.Time) string { return p.took(from, to) },
+		"stamp":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"date":   func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04:05 UTC") },
+		"ms":     func(t time.Time) int64 { return t.UnixMilli() },
+		"mark":   mark,
+		"add":    func(a, b int) int { return a + b },
+		"short":  shortHash,
+		"plain":  func(s string) string { return printable([]byte(s)) },
+		"link":   webLink,
+		"size":   bytesText,
+		"part":   partOf,
+		"number": func(n any) (string, error) { return numberText(n) },
 		"digest": func(d string) string {
 			algorithm, hex, _ := strings.Cut(d, ":")
 			return algorithm + ":" + hex[:min(len(hex), 12)]
@@ -214,9 +220,9 @@ func (p *pages) parse() map[string]*template.Template {
 		"sign":        sign,
 		"diffLine":    diffLine,
 		"words":       func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
-	}).ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/records.html"))
+	}).ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/records.html", "templates/frame.html"))
 	made := map[string]*template.Template{}
-	for _, name := range []string{"runs", "repo", "run", "environments", "environment", "release", "preview", "login", "error", "images", "image"} {
+	for _, name := range []string{"runs", "repo", "run", "environments", "environment", "release", "preview", "login", "error", "images", "image", "loose", "doomed", "cleanup"} {
 		made[name] = template.Must(template.Must(layout.Clone()).ParseFS(files, "templates/"+name+".html"))
 	}
 	return made

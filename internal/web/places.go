@@ -15,11 +15,11 @@ import (
 // places returns the environments of a repo, or of all repos if repo is empty: those that something was deployed to, and those
 // that have rules. The ones with rules come first, in their order, and then those that were deployed to last.
 func (p *pages) places(ctx context.Context, repo string) ([]deployed, error) {
-	newest, err := p.Store.NewestReleases(ctx, 1)
+	newest, err := p.Store.NewestReleases(ctx, store.NewestFilter{Repo: repo, Each: 1})
 	if err != nil {
 		return nil, err
 	}
-	all := group(slices.DeleteFunc(newest, func(r ci.Release) bool { return repo != "" && r.Repo != repo }))
+	all := group(newest)
 	rules, err := p.Store.ListEnvironments(ctx, repo)
 	if err != nil {
 		return nil, err

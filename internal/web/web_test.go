@@ -33,7 +33,7 @@ import (
 
 // site is a server with the real flow, store and logs. Its forge has one pipeline file, and the test is its runner.
 type site struct {
-	t     *testing.T
+	t     testing.TB
 	flow  *flow.Flow
 	db    *sqlstore.DB
 	auth  *auth.Authority
@@ -41,6 +41,8 @@ type site struct {
 	file  string // the pipeline file of every commit
 	admin string // a token
 	inUse []retention.Use
+	// images keeps the registry tidy.
+	images *retention.Cleaner
 }
 
 // oneFile is a forge whose repos have the same pipeline file at every commit.
@@ -85,10 +87,16 @@ steps:
 depends_on: [test]
 `
 
-func newSite(t *testing.T, scheme string) *site {
+func newSite(t testing.TB, scheme string) *site {
+	t.Helper()
+	return newSiteOn(t, scheme, filepath.Join(t.TempDir(), "slipway.db"))
+}
+
+// newSiteOn is newSite with the database of that address.
+func newSiteOn(t testing.TB, scheme, database string) *site {
 	t.Helper()
 	dir := t.TempDir()
-	db, err := sqlstore.Open(t.Context(), filepath.Join(dir, "slipway.db"))
+	db, err := sqlstore.Open(t.Context(), database)
 	check(t, err)
 	t.Cleanup(func() { check(t, db.Close()) })
 	keys, err := secret.OpenKeys(filepath.Join(dir, "secret.key"))
@@ -102,6 +110,7 @@ func newSite(t *testing.T, scheme string) *site {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
 	s := &site{t: t, db: db, file: twoJobs, auth: &auth.Authority{Tokens: db, Jobs: db, Key: key, Now: time.Now}}
+	s.images = &retention.Cleaner{Store: db, Facts: s, Now: time.Now}
 	server := httptest.NewUnstartedServer(nil)
 	s.url = "http://" + server.Listener.Addr().String()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -110,7 +119,7 @@ func newSite(t *testing.T, scheme string) *site {
 		URL: strings.Replace(s.url, "http", scheme, 1), Registry: "registry.test",
 	})
 	server.Config.Handler = web.New(web.Options{
-		Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Images: &retention.Cleaner{Store: db, Facts: s, Now: time.Now},
+		Flow: s.flow, Store: db, Logs: logs, Auth: s.auth, Log: log, Images: s.images,
 	})
 	server.Start()
 	t.Cleanup(server.Close)
@@ -120,7 +129,7 @@ func newSite(t *testing.T, scheme string) *site {
 	return s
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +214,7 @@ func (j *job) finish(status ci.Status) {
 
 // visitor is a browser without JavaScript.
 type visitor struct {
-	t      *testing.T
+	t      testing.TB
 	url    string
 	client *http.Client
 }

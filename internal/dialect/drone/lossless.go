@@ -14,14 +14,14 @@ func (b *builtin) losslessTo(to **ci.Lossless) option {
 	return option{read: func(s setting) {
 		l := &ci.Lossless{}
 		*to = l
-		mode := part{"one of add, require, check and off", func(text string) bool {
+		mode := part{want: "one of add, require, check and off", read: func(text string) bool {
 			l.Mode = ci.LosslessMode(text)
 			return slices.Contains([]ci.LosslessMode{ci.LosslessAdd, ci.LosslessRequire, ci.LosslessCheck, ci.LosslessOff}, l.Mode)
 		}}
 		b.parts(s, mode, map[string]part{
 			"mode":  mode,
-			"drain": {"a time from 1s to 10m", seconds(&l.Drain, ci.MaxDrain)},
-			"ready": {"a time from 1s to 10m", seconds(&l.Ready, ci.MaxReady)},
+			"drain": {want: "a time from 1s to 10m", read: seconds(&l.Drain, ci.MaxDrain)},
+			"ready": {want: "a time from 1s to 10m", read: seconds(&l.Ready, ci.MaxReady)},
 		})
 	}}
 }
@@ -32,20 +32,27 @@ func (b *builtin) probeTo(to **ci.Probe) option {
 		p := &ci.Probe{}
 		*to = p
 		losses := 0
-		url := part{"a URL that begins with http:// or https://", func(text string) bool {
+		url := part{want: "a URL that begins with http:// or https://", read: func(text string) bool {
 			p.URL = text
 			return strings.HasPrefix(text, "http://") || strings.HasPrefix(text, "https://")
 		}}
 		b.parts(s, url, map[string]part{
 			"url":     url,
-			"rate":    {"a number of requests per second from 1 to " + strconv.Itoa(ci.MaxProbeRate), within(&p.Rate, 1, ci.MaxProbeRate)},
-			"status":  {"a status from 200 to 599", within(&p.Status, 200, 599)},
-			"losses":  {"a number", within(&losses, 0, 1<<30)},
-			"timeout": {"a time from 1s to 1m", seconds(&p.Timeout, ci.MaxProbeTimeout)},
+			"rate":    {want: "a number of requests per second from 1 to " + strconv.Itoa(ci.MaxProbeRate), read: within(&p.Rate, 1, ci.MaxProbeRate)},
+			"status":  {want: "a status from 200 to 599", read: within(&p.Status, 200, 599)},
+			"losses":  {want: "a number", read: within(&losses, 0, 1<<30)},
+			"timeout": {want: "a time from 1s to 1m", read: seconds(&p.Timeout, ci.MaxProbeTimeout)},
+
+			"token":    secretPart(&p.Token),
+			"username": {want: "a text", read: func(text string) bool { p.Username = text; return text != "" }},
+			"password": secretPart(&p.Password),
+			"ca":       secretPart(&p.CA),
 		})
 		p.Losses = int64(losses)
 		if s.node.Kind == yaml.Mapping && s.value.Secret == "" && s.node.Get("url") == nil {
 			b.bad(s, "needs a url")
+		} else if err := p.CheckFor(p.URL); err != nil && (!b.literal || !strings.Contains(p.URL+p.Username, "${")) {
+			b.bad(s, "cannot be used: %s", err)
 		}
 	}}
 }
@@ -54,6 +61,13 @@ func (b *builtin) probeTo(to **ci.Probe) option {
 type part struct {
 	want string
 	read func(text string) bool
+	// secret, if it is set, takes the name in {from_secret: NAME}, and read is not used.
+	secret func(name string)
+}
+
+// secretPart names a secret.
+func secretPart(to **ci.FromSecret) part {
+	return part{want: "{from_secret: NAME}; what is secret is not written here", secret: func(name string) { *to = &ci.FromSecret{Secret: name} }}
 }
 
 // parts reads a setting that is one value, or a mapping.
@@ -75,6 +89,12 @@ func (b *builtin) parts(s setting, whole part, parts map[string]part) {
 		switch {
 		case !known:
 			b.errorf(e.Key.Pos, "step %q: %s has no %q", b.step.name, s.name, e.Key.Text)
+		case p.secret != nil:
+			if secret, ok := b.fromSecret(e.Value, name); ok {
+				p.secret(secret)
+			} else {
+				b.errorf(e.Value.Pos, "step %q: %s must be %s", b.step.name, name, p.want)
+			}
 		case e.Value.Kind != yaml.Scalar:
 			b.errorf(e.Value.Pos, "step %q: %s must be %s", b.step.name, name, p.want)
 		default:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,6 +41,10 @@ type Env struct {
 	procs    []*Proc
 	detached bool
 	cleaning sync.WaitGroup // of goroutines that clean starts; none is added once detached is set
+	// locals answer in the networks of steps, by the path of the network namespace; serving has their goroutines, and none is
+	// added once detached is set.
+	locals  map[string]*http.Server
+	serving sync.WaitGroup
 }
 
 // Workspace implements [engine.Env].
@@ -120,9 +125,14 @@ func (e *Env) start(ctx context.Context, step engine.Step, out io.Writer) (*Proc
 	if state == shim.Unstarted {
 		if created, err = e.launch(ctx, c, paths, step); err != nil {
 			// Whatever there is of the container goes, so that the step may be tried again.
+			if step.Local != nil && e.spec.Job.Network != plan.Shared {
+				e.closeLocal(e.netns(paths))
+			}
 			clean := e.engine.removeLocked(context.WithoutCancel(ctx), c)
 			return nil, errors.Join(err, clean, os.RemoveAll(string(paths)))
 		}
+	} else if state < shim.Ended {
+		e.serveLocal(e.netns(paths), step)
 	}
 	return &Proc{
 		env:        e,
@@ -160,9 +170,13 @@ func (e *Env) endProcs(ctx context.Context) {
 // detach ends what the sandbox does in this process.
 func (e *Env) detach() {
 	e.mu.Lock()
-	procs := e.procs
-	e.procs, e.detached = nil, true
+	procs, locals := e.procs, e.locals
+	e.procs, e.locals, e.detached = nil, nil, true
 	e.mu.Unlock()
+	for _, server := range locals {
+		_ = server.Close()
+	}
+	e.serving.Wait()
 	for _, p := range procs {
 		p.attachment.Close()
 	}

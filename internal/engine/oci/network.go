@@ -162,12 +162,20 @@ func addresses(subnet netip.Prefix, job plan.Job) map[string]netip.Addr {
 	return all
 }
 
+// netns is where the network namespace of a step is mounted, unless the step is on this machine's network.
+func (e *Env) netns(paths stepPaths) string {
+	if e.spec.Job.Network == plan.Shared {
+		return filepath.Join(e.dir, "netns")
+	}
+	return paths.netns()
+}
+
 // connect makes the network namespace of a step and returns its path, or "" for the host's.
 func (e *Env) connect(c container, paths stepPaths, step engine.Step) (string, error) {
 	if step.Exec.HostNetwork {
 		return "", nil
 	}
-	path := paths.netns()
+	path := e.netns(paths)
 	if e.spec.Job.Network == plan.Shared {
 		// The first step makes it; all have it until the sandbox is removed.
 		unlock, err := lockFile(filepath.Join(e.dir, "lock"))
@@ -175,7 +183,7 @@ func (e *Env) connect(c container, paths stepPaths, step engine.Step) (string, e
 			return "", err
 		}
 		defer unlock()
-		path, c = filepath.Join(e.dir, "netns"), newContainer(c.sandbox, "")
+		c = newContainer(c.sandbox, "")
 		if _, err := os.Lstat(path + ".made"); err == nil {
 			return path, nil
 		}

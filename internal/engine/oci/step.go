@@ -110,6 +110,10 @@ func (e *Env) bundle(ctx context.Context, c container, paths stepPaths, step eng
 	if net.err != nil {
 		return fmt.Errorf("connect it to the network: %w", net.err)
 	}
+	e.serveLocal(net.path, step)
+	if err := putFiles(paths.rootfs(), step.Files); err != nil && step.Progress != nil {
+		fmt.Fprintf(step.Progress, "a file for the step cannot be written: %v\n", err)
+	}
 	command, err := commandOf(step, rootfs.Config, paths.rootfs())
 	if err != nil {
 		return err

@@ -119,6 +119,7 @@ func (db *DB) ListGates(ctx context.Context, filter store.GateFilter) (gates []c
 	asked.add(`environment = ?`, filter.Environment != "", filter.Environment)
 	asked.add(`runs.number = ?`, filter.Run != 0, filter.Run)
 	asked.add(`gates.state = 'waiting' AND runs.done = FALSE`, filter.Waiting)
+	asked.add(`runs.done = FALSE`, filter.Open)
 	err = db.read(ctx, func(t *tx) error {
 		gates, err = list(ctx, t, scanGate, selectGates+asked.where()+` ORDER BY run_id DESC, gates.job, gates.step LIMIT ?`, append(asked.args, rowLimit(filter.Limit))...)
 		return err
@@ -151,7 +152,10 @@ func (db *DB) UpdateReview(ctx context.Context, repo, name string, update func(*
 		}
 		switch err := update(&review); {
 		case errors.Is(err, store.ErrNotFound):
-			_, err := t.exec(ctx, `DELETE FROM reviews WHERE repo_id = ? AND name = ?`, id, name)
+			n, err := t.exec(ctx, `DELETE FROM reviews WHERE repo_id = ? AND name = ?`, id, name)
+			if err == nil && n > 0 {
+				_, err = t.exec(ctx, `UPDATE releases SET torn_down = TRUE WHERE repo_id = ? AND environment = ? AND NOT torn_down`, id, name)
+			}
 			return err
 		case err != nil:
 			return err

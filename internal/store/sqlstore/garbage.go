@@ -188,37 +188,21 @@ func (db *DB) BlobRepositories(ctx context.Context, digest string) (names []stri
 
 // ListManifests implements [store.Inventory].
 func (db *DB) ListManifests(ctx context.Context, page store.Page, content bool) (manifests []store.Manifest, err error) {
-	column := "NULL"
-	if content {
-		column = "content"
-	}
 	err = db.read(ctx, func(t *tx) error {
-		repository, err := one(ctx, t, value[int64], `SELECT id FROM registry_repositories WHERE name = ?`, page.Repository)
+		repository, err := repositoryID(ctx, t, page.Repository)
 		if err != nil {
 			return err
 		}
-		var ids []int64
-		manifests, err = list(ctx, t, func(row scanner) (m store.Manifest, err error) {
-			var annotations *string
-			var id int64
-			err = row.Scan(&id, &m.Digest, &m.MediaType, &m.ArtifactType, &m.Subject, &annotations, &m.Content, &m.Size,
-				(*instant)(&m.Created), &m.By, (*instant)(&m.Used), (*instant)(&m.Deleted))
-			m.Repository, m.Annotations = page.Repository, rawJSON(annotations)
-			ids = append(ids, id)
-			return m, err
-		}, `
-			SELECT id, digest, media_type, artifact_type, subject, annotations, `+column+`, size, created, created_by, used, deleted
-			FROM registry_manifests WHERE repository_id = ? AND digest > ? ORDER BY digest LIMIT ?`, repository, page.Last, page.Limit)
-		if err != nil {
+		var digests []string
+		digests, err = list(ctx, t, value[string], `
+			SELECT digest FROM registry_manifests WHERE repository_id = ? AND digest > ? ORDER BY digest LIMIT ?`, repository, page.Last, page.Limit)
+		if err != nil || len(digests) == 0 {
+			manifests = nil
 			return err
 		}
-		for i, id := range ids {
-			manifests[i].References, err = references(ctx, t, id)
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		manifests, err = manifestsWith(ctx, t, page.Repository, content,
+			`m.repository_id = ? AND m.digest >= ? AND m.digest <= ?`, repository, digests[0], digests[len(digests)-1])
+		return err
 	})
 	return manifests, err
 }

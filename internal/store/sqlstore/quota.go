@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 
 	"slipway/internal/store"
@@ -163,24 +164,28 @@ func quotasOf(ctx context.Context, t *tx, repository string) ([]store.Quota, err
 	return append(quotas, forAll), nil
 }
 
-// countQuota sets what is used of a quota.
+// countQuota sets what is used of a quota. What only deleted images need is looked for from those, of which there are few.
 func countQuota(ctx context.Context, t *tx, q *store.Quota) error {
 	// What begins with the name and a slash stands before what begins with the name and a zero, the next character.
-	where := `(r.name = ? OR r.name > ? AND r.name < ?)`
+	const within = `(SELECT id FROM registry_repositories WHERE name = ? OR name > ? AND name < ?)`
 	below := []any{q.Repository, q.Repository + "/", q.Repository + "0"}
-	return t.get(ctx, `
-		SELECT CAST(coalesce(sum(CASE WHEN needed = 1 THEN size ELSE 0 END), 0) AS BIGINT), CAST(coalesce(sum(size), 0) AS BIGINT)
-		FROM (
-			SELECT b.digest, b.size, max(CASE
-				WHEN EXISTS (SELECT 1 FROM registry_references f JOIN registry_manifests m ON m.id = f.manifest_id
-					WHERE f.repository_id = l.repository_id AND f.digest = l.digest AND NOT f.is_manifest AND m.deleted IS NULL) THEN 1
-				WHEN EXISTS (SELECT 1 FROM registry_references f
-					WHERE f.repository_id = l.repository_id AND f.digest = l.digest AND NOT f.is_manifest) THEN 0
-				ELSE 1 END) AS needed
-			FROM registry_repositories r JOIN registry_links l ON l.repository_id = r.id JOIN registry_blobs b ON b.digest = l.digest
-			WHERE `+where+` GROUP BY b.digest, b.size
-			UNION ALL
-			SELECT m.digest, m.size, CASE WHEN m.deleted IS NULL THEN 1 ELSE 0 END
-			FROM registry_repositories r JOIN registry_manifests m ON m.repository_id = r.id WHERE `+where+`
-		) AS counted`, append(below, below...), &q.Used, &q.Stored)
+	var unneeded int64
+	err := t.get(ctx, `
+		SELECT (SELECT CAST(coalesce(sum(b.size), 0) AS BIGINT) FROM registry_blobs b WHERE b.digest IN (
+				SELECT digest FROM registry_links WHERE repository_id IN `+within+`))
+			+ (SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM registry_manifests WHERE repository_id IN `+within+`),
+			(SELECT CAST(coalesce(sum(b.size), 0) AS BIGINT) FROM registry_blobs b WHERE b.digest IN (
+				SELECT f.digest FROM registry_manifests m JOIN registry_references f ON f.manifest_id = m.id
+				WHERE m.repository_id IN `+within+` AND m.deleted IS NOT NULL AND NOT f.is_manifest)
+			AND NOT EXISTS (
+				SELECT 1 FROM registry_references f JOIN registry_manifests m ON m.id = f.manifest_id
+				WHERE f.digest = b.digest AND f.repository_id IN `+within+` AND NOT f.is_manifest AND m.deleted IS NULL)
+			AND NOT EXISTS (
+				SELECT 1 FROM registry_links l WHERE l.digest = b.digest AND l.repository_id IN `+within+` AND NOT EXISTS (
+					SELECT 1 FROM registry_references f WHERE f.repository_id = l.repository_id AND f.digest = l.digest AND NOT f.is_manifest))
+			AND EXISTS (SELECT 1 FROM registry_links l WHERE l.digest = b.digest AND l.repository_id IN `+within+`))
+			+ (SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM registry_manifests WHERE repository_id IN `+within+` AND deleted IS NOT NULL)`,
+		slices.Repeat(below, 7), &q.Stored, &unneeded)
+	q.Used = q.Stored - unneeded
+	return err
 }

@@ -211,6 +211,9 @@ func (db *DB) DeleteManifest(ctx context.Context, c store.Change) (tags []string
 		if err != nil {
 			return err
 		}
+		if c.Unneeded {
+			return deleteUnneeded(ctx, t, id, c)
+		}
 		if tags, err = dropTags(ctx, t, repository, id, c); err != nil {
 			return err
 		}
@@ -227,11 +230,6 @@ func dropTags(ctx context.Context, t *tx, repository, id int64, c store.Change) 
 	}
 	if c.Immutable != nil && slices.ContainsFunc(tags, c.Immutable) {
 		return nil, store.ErrExists
-	}
-	if c.Unneeded {
-		if err := checkUnneeded(ctx, t, repository, id, c); err != nil {
-			return nil, err
-		}
 	}
 	for _, tag := range tags {
 		if err := putTagChange(ctx, t, repository, tag, store.TagChange{At: c.At, By: c.By}); err != nil {
@@ -281,16 +279,18 @@ func (db *DB) ListReferrers(ctx context.Context, f store.ReferrerFilter) (manife
 	return manifests, more, err
 }
 
+func scanTag(row scanner) (tag store.Tag, err error) {
+	return tag, row.Scan(&tag.Name, &tag.Digest, (*instant)(&tag.Updated), &tag.By)
+}
+
 // ListTags implements [store.Tags].
 func (db *DB) ListTags(ctx context.Context, page store.Page) (tags []store.Tag, err error) {
 	err = db.read(ctx, func(t *tx) error {
-		repository, err := one(ctx, t, value[int64], `SELECT id FROM registry_repositories WHERE name = ?`, page.Repository)
+		repository, err := repositoryID(ctx, t, page.Repository)
 		if err != nil {
 			return err
 		}
-		tags, err = list(ctx, t, func(row scanner) (tag store.Tag, err error) {
-			return tag, row.Scan(&tag.Name, &tag.Digest, (*instant)(&tag.Updated), &tag.By)
-		}, `
+		tags, err = list(ctx, t, scanTag, `
 			SELECT t.name, m.digest, t.updated, t.updated_by
 			FROM registry_tags t JOIN registry_manifests m ON m.id = t.manifest_id
 			WHERE t.repository_id = ? AND t.name > ? ORDER BY t.name LIMIT ?`, repository, page.Last, page.Limit)

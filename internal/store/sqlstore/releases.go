@@ -66,13 +66,17 @@ func (db *DB) FindManifests(ctx context.Context, id int64) (sealed []byte, err e
 }
 
 // NewestReleases implements [store.Releases].
-func (db *DB) NewestReleases(ctx context.Context, limit int) (releases []ci.Release, err error) {
+func (db *DB) NewestReleases(ctx context.Context, filter store.NewestFilter) (releases []ci.Release, err error) {
+	var asked conditions
+	asked.add(`NOT torn_down`, true)
+	asked.add(`repo_id = (SELECT id FROM repos WHERE name = ?)`, filter.Repo != "", filter.Repo)
 	err = db.read(ctx, func(t *tx) error {
 		releases, err = list(ctx, t, scanRelease, selectReleases+`
 			JOIN (
-				SELECT id, row_number() OVER (PARTITION BY repo_id, environment, namespace, status ORDER BY started DESC, id DESC) AS place FROM releases
+				SELECT id, row_number() OVER (PARTITION BY repo_id, environment, namespace, status ORDER BY started DESC, id DESC) AS place
+				FROM releases `+asked.where()+`
 			) places ON places.id = releases.id AND place <= ?
-			ORDER BY started DESC, releases.id DESC`, limit)
+			ORDER BY started DESC, releases.id DESC`, append(asked.args, filter.Each)...)
 		return err
 	})
 	return releases, err
@@ -82,6 +86,9 @@ func (db *DB) NewestReleases(ctx context.Context, limit int) (releases []ci.Rele
 func (db *DB) ListReleases(ctx context.Context, filter store.ReleaseFilter) (releases []ci.Release, err error) {
 	var asked conditions
 	asked.add(`repos.name = ?`, filter.Repo != "", filter.Repo)
+	names, repos := places("?", filter.Repos)
+	asked.add(`repos.name IN (`+names+`)`, len(filter.Repos) > 0, repos...)
+	asked.add(`1 = 0`, filter.Repos != nil && len(filter.Repos) == 0)
 	asked.add(`environment = ?`, filter.Environment != "", filter.Environment)
 	asked.add(`namespace = ?`, filter.Namespace != "", filter.Namespace)
 	asked.add(`run = ?`, filter.Run != 0, filter.Run)

@@ -7,20 +7,48 @@ import (
 	"slipway/internal/store"
 )
 
-// checkUnneeded says ErrInUse unless the manifest may be deleted without anybody missing it.
-func checkUnneeded(ctx context.Context, t *tx, repository, id int64, c store.Change) error {
+// deleteUnneeded deletes a manifest that nobody will miss, with what is about it; else it says ErrInUse. What is about another
+// one that stays is needed, so the two go together, and come back together.
+func deleteUnneeded(ctx context.Context, t *tx, id int64, c store.Change) error {
+	about, err := one(ctx, t, value[int64], `
+		SELECT count(s.id) FROM registry_manifests m
+		LEFT JOIN registry_manifests s ON s.repository_id = m.repository_id AND s.digest = m.subject AND s.deleted IS NULL
+		WHERE m.id = ?`, id)
+	if err != nil {
+		return err
+	}
+	if about > 0 {
+		return store.ErrInUse
+	}
+	return deleteWhole(ctx, t, id, c)
+}
+
+func deleteWhole(ctx context.Context, t *tx, id int64, c store.Change) error {
 	uses, err := one(ctx, t, value[int64], `
 		SELECT (SELECT count(*) FROM registry_tags WHERE manifest_id = m.id)
 			+ (SELECT count(*) FROM registry_references f JOIN registry_manifests i ON i.id = f.manifest_id
 				WHERE f.repository_id = m.repository_id AND f.digest = m.digest AND f.is_manifest AND i.deleted IS NULL)
-			+ (SELECT count(*) FROM registry_manifests s
-				WHERE s.repository_id = m.repository_id AND s.subject = m.digest AND s.subject <> '' AND s.deleted IS NULL)
 			+ (CASE WHEN m.used > ? THEN 1 ELSE 0 END)
-		FROM registry_manifests m WHERE m.repository_id = ? AND m.id = ?`, instant(c.At), repository, id)
-	if err == nil && uses > 0 {
-		err = store.ErrInUse
+		FROM registry_manifests m WHERE m.id = ?`, instant(c.At), id)
+	if err != nil {
+		return err
 	}
-	return err
+	if uses > 0 {
+		return store.ErrInUse
+	}
+	about, err := list(ctx, t, value[int64], `
+		SELECT s.id FROM registry_manifests m
+		JOIN registry_manifests s ON s.repository_id = m.repository_id AND s.subject = m.digest AND s.subject <> ''
+		WHERE m.id = ? AND s.deleted IS NULL ORDER BY s.id`, id)
+	if err != nil {
+		return err
+	}
+	for _, other := range about { // which ends: nobody can make two that are about each other
+		if err := deleteWhole(ctx, t, other, c); err != nil {
+			return err
+		}
+	}
+	return t.must(ctx, `UPDATE registry_manifests SET deleted = ? WHERE id = ?`, instant(c.At), id)
 }
 
 // Restore implements [store.Tags].

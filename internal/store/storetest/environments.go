@@ -115,10 +115,12 @@ func testGates(t *testing.T, s store.Store) {
 	}
 	list(store.GateFilter{Run: 1}, passed)
 	list(store.GateFilter{Waiting: true}, two)
+	list(store.GateFilter{Open: true}, two, passed)
 
 	_, err = s.UpdateRun(t.Context(), second.ID, func(d *store.Draft) error { d.Status = ci.Canceled; return nil })
 	check(t, err)
 	list(store.GateFilter{Waiting: true})
+	list(store.GateFilter{Open: true}, passed)
 	list(store.GateFilter{}, two, passed)
 }
 

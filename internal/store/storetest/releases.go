@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -81,10 +82,10 @@ func testReleases(t *testing.T, s store.Store) {
 	_, err = s.FindRelease(t.Context(), "a/b", 12345)
 	wantErr(t, err, store.ErrNotFound)
 
-	newest, err := s.NewestReleases(t.Context(), 1)
+	newest, err := s.NewestReleases(t.Context(), store.NewestFilter{Each: 1})
 	check(t, err)
 	sameReleases(t, newest, elsewhere, two, other)
-	newest, err = s.NewestReleases(t.Context(), 2)
+	newest, err = s.NewestReleases(t.Context(), store.NewestFilter{Each: 2})
 	check(t, err)
 	sameReleases(t, newest, elsewhere, two, other, one)
 
@@ -200,4 +201,63 @@ func testListRunsByImage(t *testing.T, s store.Store) {
 			}
 		}
 	}
+}
+
+// What was torn down is not among what somebody could go back to.
+func testReleasesTornDown(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	for _, repo := range []string{"a/b", "a/c"} {
+		putRepo(t, s, repo)
+		for i, environment := range []string{"review/x", "review/y"} {
+			r := releaseOne
+			r.Repo, r.Environment, r.Started = repo, environment, noon.Add(time.Duration(i)*time.Minute)
+			check(t, s.PutRelease(ctx, r, nil))
+			check(t, s.UpdateReview(ctx, repo, environment, reviewed))
+		}
+	}
+	newest := func(repo string, want ...string) {
+		t.Helper()
+		found, err := s.NewestReleases(ctx, store.NewestFilter{Repo: repo, Each: 5})
+		check(t, err)
+		got := []string{}
+		for _, r := range found {
+			got = append(got, fmt.Sprint(r.Repo, " ", r.Environment, " ", r.Number))
+		}
+		same(t, got, want)
+	}
+	newest("a/b", "a/b review/y 1", "a/b review/x 1")
+	check(t, s.UpdateReview(ctx, "a/b", "review/x", func(*ci.Review) error { return store.ErrNotFound }))
+	newest("a/b", "a/b review/y 1")
+	newest("a/c", "a/c review/y 1", "a/c review/x 1")
+	listReleases(t, s, store.ReleaseFilter{Repo: "a/b", Environment: "review/x"}, func() ci.Release {
+		r := releaseOne
+		r.Repo, r.Environment, r.Started = "a/b", "review/x", noon
+		return r
+	}())
+
+	// It is there again.
+	again := releaseOne
+	again.Environment, again.Number, again.Started = "review/x", 2, noon.Add(time.Hour)
+	check(t, s.PutRelease(ctx, again, nil))
+	newest("a/b", "a/b review/x 2", "a/b review/y 1")
+}
+
+func reviewed(r *ci.Review) error {
+	r.Pattern, r.Branch, r.Namespace, r.Created = "review/*", "x", "x", noon
+	return nil
+}
+
+func testReleasesOfRepos(t *testing.T, s store.Store) {
+	var all []ci.Release
+	for i, repo := range []string{"a/b", "a/c", "a/d"} {
+		putRepo(t, s, repo)
+		r := releaseOne
+		r.Repo, r.Started = repo, noon.Add(time.Duration(i)*time.Minute)
+		check(t, s.PutRelease(t.Context(), r, nil))
+		all = append(all, r)
+	}
+	listReleases(t, s, store.ReleaseFilter{Repos: []string{"a/d", "a/b", "no/no"}}, all[2], all[0])
+	listReleases(t, s, store.ReleaseFilter{Repos: []string{"a/d", "a/b"}, Limit: 1}, all[2])
+	listReleases(t, s, store.ReleaseFilter{Repos: []string{}})
+	listReleases(t, s, store.ReleaseFilter{}, all[2], all[1], all[0])
 }

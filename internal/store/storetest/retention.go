@@ -57,17 +57,34 @@ func testRegistryUnneeded(t *testing.T, s store.Store) {
 	wantErr(t, s.DeleteTag(ctx, store.Change{Repository: "octo/app", Reference: "v1", Digest: digestOf(11), At: noon}), store.ErrNotFound)
 	check(t, s.DeleteTag(ctx, store.Change{Repository: "octo/app", Reference: "v1", Digest: digestOf(10), At: noon}))
 	needed()
-	for _, n := range []int{11, 12} {
-		_, err := s.DeleteManifest(ctx, store.Change{Repository: "octo/app", Reference: digestOf(n), Unneeded: true, At: noon})
-		check(t, err)
-	}
+	_, err := s.DeleteManifest(ctx, store.Change{Repository: "octo/app", Reference: digestOf(11), Unneeded: true, At: noon})
+	check(t, err)
+	change.Reference = digestOf(12)
+	needed() // what it is about is there
+	change.Reference = digestOf(10)
 	again := manifestOf("octo/app", 10)
 	again.Created = noon.Add(1)
 	check(t, s.PutManifest(ctx, again))
 	needed() // somebody pushed it after the decision
 	change.At = noon.Add(1)
-	_, err := s.DeleteManifest(ctx, change)
+	check(t, s.PutManifest(ctx, signature, "signature"))
+	needed() // the signature stays, so it does
+	check(t, s.DeleteTag(ctx, store.Change{Repository: "octo/app", Reference: "signature", At: noon}))
+
+	// They go together, and come back together.
+	gone := func(want error, of ...int) {
+		t.Helper()
+		for _, n := range of {
+			_, err := s.FindManifest(ctx, "octo/app", digestOf(n))
+			wantErr(t, err, want)
+		}
+	}
+	_, err = s.DeleteManifest(ctx, change)
 	check(t, err)
+	gone(store.ErrNotFound, 10, 12)
+	check(t, s.Restore(ctx, store.Change{Repository: "octo/app", Digest: digestOf(10), At: noon}))
+	gone(nil, 10, 12)
+	gone(store.ErrNotFound, 11)
 }
 
 func testRegistryRestore(t *testing.T, s store.Store) {
