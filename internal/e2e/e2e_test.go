@@ -60,8 +60,14 @@ type instance struct {
 // start starts a server with its runner and further arguments, and stops both at the end of the test.
 func start(t *testing.T, engine string, args ...string) *instance {
 	t.Helper()
+	return startAt(t, freeAddress(t), engine, args...)
+}
+
+// startAt is start with an address.
+func startAt(t *testing.T, host, engine string, args ...string) *instance {
+	t.Helper()
 	needs(t, engine)
-	s := &instance{T: t, dir: t.TempDir(), engine: engine, args: args, host: freeAddress(t)}
+	s := &instance{T: t, dir: t.TempDir(), engine: engine, args: args, host: host}
 	s.api = &client.Client{URL: "http://" + s.host}
 	t.Cleanup(func() {
 		s.kill(syscall.SIGTERM)

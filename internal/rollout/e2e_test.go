@@ -277,11 +277,7 @@ func (s *site) pushed() ci.Image {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	s.t.Cleanup(server.Close)
 	host := strings.TrimPrefix(server.URL, "http://")
-	options := s.Options
-	options.Registries = []cluster.Registry{{Host: host}}
-	if err := cluster.SetRegistries(s.t.Context(), options); err != nil {
-		s.t.Fatal(err)
-	}
+	s.Registry(cluster.Registry{Host: host})
 	ref := host + "/shop/web:7"
 	var tar bytes.Buffer
 	if err := cluster.WriteProgramImage(&tar, ref, build(s.t)); err != nil {
