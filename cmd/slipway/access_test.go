@@ -178,3 +178,27 @@ func TestRegistryAccess(t *testing.T) {
 		t.Error("a job's token outlives its job")
 	}
 }
+
+// TestRegistryFirst lets the registry see names as they were sent.
+func TestRegistryFirst(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "others "+r.URL.Path) })
+	server := httptest.NewServer(registryFirst(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "registry "+r.URL.Path)
+	}), mux))
+	defer server.Close()
+	for path, want := range map[string]string{
+		"/v2": "registry /v2", "/v2/": "registry /v2/", "/v2/o/../a/tags/list": "registry /v2/o/../a/tags/list",
+		"/v2/o//a/tags/list": "registry /v2/o//a/tags/list", "/v2x": "others /v2x", "/octo/app": "others /octo/app",
+	} {
+		resp, err := http.Get(server.URL + path) //nolint:noctx // the server is the test's own
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || string(got) != want {
+			t.Errorf("%s was answered %q, %v; want %q", path, got, err, want)
+		}
+	}
+}

@@ -58,6 +58,9 @@ Logins are those of docker login, unless --username is given.`,
 	return cmd
 }
 
+// prunePatience is how long each request waits for a registry that has too much to do: nobody sits before a nightly clean-up.
+const prunePatience = 15 * time.Minute
+
 func runPrune(cmd *cobra.Command, opts pruneOptions, images []string) error {
 	rules, err := opts.rules()
 	if err != nil {
@@ -72,7 +75,7 @@ func runPrune(cmd *cobra.Command, opts pruneOptions, images []string) error {
 			return fault.New(fault.Invalid, "--username is a login for one registry, and the images are in %s and %s", repositories[0].Host, repositories[i].Host)
 		}
 	}
-	client := remote.New(remote.Options{Login: opts.login, Insecure: opts.insecure})
+	client := remote.New(remote.Options{Login: opts.login, Insecure: opts.insecure, Patience: prunePatience})
 	defer client.Close()
 	out := cmd.OutOrStdout()
 	for _, r := range repositories {

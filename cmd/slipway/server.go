@@ -214,14 +214,13 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	}
 
 	mux := http.NewServeMux()
-	mux.Handle("/v2/", images)
 	mux.Handle("/jwt/auth", images)
 	mux.Handle("/git/", http.StripPrefix("/git", git))
 	mux.Handle(protocol.PathPrefix, protocol.Handler(runs, access.runner))
 	mux.Handle("/metrics", measure(authority, db, images, log))
 	mux.Handle("/", web.New(web.Options{Flow: runs, Store: db, Logs: logs, Auth: authority, Images: cleaner, Log: log}))
 	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: registryFirst(images, mux), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 
@@ -267,6 +266,18 @@ func runServer(ctx context.Context, opts serverOptions, stderr io.Writer) (err e
 	})
 	log.Info("slipway server", "version", version.Version(), "url", root.String(), "data", opts.data)
 	return group.Wait()
+}
+
+// registryFirst gives the registry its requests as they came: an http.ServeMux answers names like o/../a with a redirect to
+// another repository, where the registry's clients are to be told what is wrong with them.
+func registryFirst(registry, others http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
+			registry.ServeHTTP(w, r)
+			return
+		}
+		others.ServeHTTP(w, r)
+	})
 }
 
 // openStorage opens the bucket of the registry's blobs, if they are to be in one.

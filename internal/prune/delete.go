@@ -221,8 +221,11 @@ func (d *deleter) push(ctx context.Context, dummy remote.Manifest, tags ...strin
 	return nil
 }
 
+// probePrefix is how the tags begin that a probe makes.
+const probePrefix = "slipway-probe-"
+
 // probeTag returns a tag that nobody has.
-func probeTag() string { return "slipway-probe-" + strings.ToLower(rand.Text()) }
+func probeTag() string { return probePrefix + strings.ToLower(rand.Text()) }
 
 // switchedOff reports whether err says that the registry never deletes such a thing, whether it is there or not.
 func switchedOff(err error) bool {

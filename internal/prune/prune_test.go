@@ -254,7 +254,7 @@ func newSite(t *testing.T, host string) *site {
 	now := time.Now()
 	old, older := image(t, now.AddDate(0, 0, -100)), image(t, now.AddDate(0, 0, -200))
 	for tag, made := range map[string]v1.Image{
-		"v1": older, "stable": older, "v2": old, "v2.0": old, "v3": image(t, now), "undated": image(t, time.Unix(0, 0)),
+		"v1": older, "stable": older, "v2": old, "v2.0": old, "v3": image(t, now), "undated": image(t, time.Date(1980, 1, 1, 0, 0, 1, 0, time.UTC)), // as buildpacks say
 	} {
 		if err := crane.Push(made, s.repo.String()+":"+tag, as("octo")); err != nil {
 			t.Fatal(err)

@@ -16,6 +16,8 @@ type Tag struct {
 	Digest string
 	// Time is when the image was made, or the tag put; zero if nobody knows.
 	Time time.Time
+	// Left is true if the tag has no image, but what an interrupted [Delete] put under it.
+	Left bool
 }
 
 // Rules say what goes: a tag that Match chooses, that is not among the KeepLast newest of those, and that is older than
@@ -50,7 +52,8 @@ type Decision struct {
 	Reason string
 }
 
-// Decide returns a decision for each tag, newest first. A tag of unknown age stays, and does not count among the newest.
+// Decide returns a decision for each tag, newest first. A tag of unknown age stays, and does not count among the newest. What
+// an interrupted Delete left goes, whatever its age: of the chosen tags, and of those that Delete itself makes.
 func (r Rules) Decide(tags []Tag, now time.Time) []Decision {
 	tags = slices.Clone(tags)
 	slices.SortFunc(tags, func(a, b Tag) int { return cmp.Or(b.Time.Compare(a.Time), strings.Compare(a.Name, b.Name)) })
@@ -60,8 +63,12 @@ func (r Rules) Decide(tags []Tag, now time.Time) []Decision {
 		d := Decision{Tag: tag}
 		age := now.Sub(tag.Time)
 		switch {
+		case tag.Left && strings.HasPrefix(tag.Name, probePrefix):
+			d.Delete, d.Reason = true, "an earlier clean-up was interrupted that made it"
 		case r.Match != nil && !r.Match.MatchString(tag.Name):
 			d.Reason = "its name does not match"
+		case tag.Left:
+			d.Delete, d.Reason = true, "an earlier clean-up was interrupted that had taken its image away"
 		case tag.Time.IsZero():
 			d.Reason = "its age is not known"
 		default:

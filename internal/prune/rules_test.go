@@ -51,6 +51,21 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// TestRulesLeft takes away what an interrupted deletion left, and counts it nowhere.
+func TestRulesLeft(t *testing.T) {
+	now := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	tags := []prune.Tag{{Name: "pr-1", Left: true}, {Name: "v1", Left: true}, {Name: "slipway-probe-x", Left: true}, {Name: "slipway-probe-y", Time: now}, {Name: "pr-2", Time: now}}
+	var got []string
+	for _, d := range (prune.Rules{Match: regexp.MustCompile(`^pr-`), KeepLast: 10}).Decide(tags, now) {
+		if d.Delete {
+			got = append(got, d.Name)
+		}
+	}
+	if want := []string{"pr-1", "slipway-probe-x"}; !slices.Equal(got, want) {
+		t.Errorf("deletes %q, want %q", got, want)
+	}
+}
+
 func TestRulesCheck(t *testing.T) {
 	for _, bad := range []prune.Rules{{}, {Match: regexp.MustCompile("x")}, {KeepLast: -1, OlderThan: 1}, {KeepLast: 1, OlderThan: -1}} {
 		if bad.Check() == nil {

@@ -44,6 +44,8 @@ type holder struct {
 	Grants
 	// anonymous is true without credentials, token with a token of ours, which has only the scopes that it was asked for.
 	anonymous, token bool
+	// sealed is who asked for the token.
+	sealed string
 }
 
 // authenticate finds out who makes the request. It says ErrCredentials if they are not who they say.
@@ -66,7 +68,7 @@ func (h *Handler) authenticate(r *http.Request) (holder, error) {
 	}
 	token = strings.TrimSpace(token)
 	if claims, ok := h.verify(token); ok {
-		return holder{Grants: claims.grants(), anonymous: claims.Subject == "", token: true}, nil
+		return holder{Grants: claims.grants(), anonymous: claims.Subject == "", token: true, sealed: claims.Holder}, nil
 	}
 	grants, err := h.access(r.Context(), "", token)
 	return holder{Grants: grants}, err
@@ -84,7 +86,7 @@ func (h *Handler) access(ctx context.Context, username, password string) (Grants
 // get there.
 func (h *Handler) authorize(w http.ResponseWriter, r *http.Request, who holder, repository string, action Action) error {
 	if who.Allows(repository, action) {
-		return nil
+		return h.still(w, r, who, repository, action)
 	}
 	what := repository
 	if action == Catalog {
@@ -116,6 +118,27 @@ func (h *Handler) authorize(w http.ResponseWriter, r *http.Request, who holder, 
 	}
 	h.challenge(w, r, scope, insufficient)
 	return fail(http.StatusUnauthorized, code, "%s", message)
+}
+
+// still asks for who shows one of our tokens whether they may do action to this day: a job must not push when it is over, nor
+// somebody whose token was removed. Reading goes on until the token ends.
+func (h *Handler) still(w http.ResponseWriter, r *http.Request, who holder, repository string, action Action) error {
+	if action == Pull || who.sealed == "" {
+		return nil
+	}
+	username, password, err := h.unseal(who.sealed)
+	if err != nil {
+		return fmt.Errorf("find out who holds a token: %w", err)
+	}
+	grants, err := h.access(r.Context(), username, password)
+	if err == nil && grants.Allows(repository, action) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ErrCredentials) {
+		return err
+	}
+	h.challenge(w, r, "", "")
+	return fail(http.StatusUnauthorized, codeUnauthorized, "%s may not do that any more; log in again", who.Subject())
 }
 
 // challenge sets WWW-Authenticate. A message in insufficient says what the client's token does not allow (RFC 6750); Docker

@@ -108,6 +108,9 @@ func (h *Handler) free(ctx context.Context, name string, then time.Time) error {
 	lock.Lock()
 	defer lock.Unlock()
 	if err := h.store.ForgetBlob(ctx, name, then); err != nil {
+		if !errors.Is(err, store.ErrInUse) && !errors.Is(err, store.ErrNotFound) {
+			h.collector.strays.Store(true) // a database that did not answer may have done it
+		}
 		return err
 	}
 	if err := h.blobs.remove(ctx, d); err != nil {

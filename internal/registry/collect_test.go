@@ -2,6 +2,8 @@ package registry_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"slipway/internal/registry"
+	"slipway/internal/store"
 )
 
 // clock is a time that tests set forward.
@@ -95,6 +98,40 @@ func TestCollectMount(t *testing.T) {
 	s.want(s.do("GET", "/v2/octo/other/blobs/"+blob, nil), 200)
 	c.forward(2 * time.Hour)
 	s.collect(registry.Collected{Links: 1, Blobs: 1, Bytes: 6})
+	s.wantFiles(0)
+}
+
+// ambiguous is a store that does what it is asked to, and whose answer may get lost.
+type ambiguous struct {
+	store.Registry
+	lost bool
+}
+
+func (a *ambiguous) ForgetBlob(ctx context.Context, digest string, then time.Time) error {
+	err := a.Registry.ForgetBlob(ctx, digest, then)
+	if a.lost {
+		return errors.New("the connection broke")
+	}
+	return err
+}
+
+// TestCollectAmbiguous frees the file of a blob whose row went though the database did not say so.
+func TestCollectAmbiguous(t *testing.T) {
+	c := &clock{}
+	var rows *ambiguous
+	s := newSite(t, func(o *registry.Options) {
+		rows = &ambiguous{Registry: o.Store}
+		o.Now, o.Grace, o.Store = c.now, time.Hour, rows
+	})
+	s.collect(registry.Collected{})
+	s.pushBlob("octo/app", []byte("nobody needs it"))
+	c.forward(2 * time.Hour)
+	rows.lost = true
+	if _, err := s.handler.Collect(t.Context()); err == nil {
+		t.Fatal("a lost answer is no error")
+	}
+	rows.lost = false
+	s.collect(registry.Collected{})
 	s.wantFiles(0)
 }
 

@@ -27,7 +27,7 @@ type Options struct {
 	Key []byte
 	// Service is the audience of the tokens; empty means "slipway".
 	Service string
-	// TokenLife is how long a token is valid; 0 means 5 minutes. What its holder may do can change in that time unnoticed.
+	// TokenLife is how long a token is valid; 0 means 5 minutes. What its holder may pull can change in that time unnoticed.
 	TokenLife time.Duration
 	// URL is the root by which people know the server, such as "https://ci.example.com", or empty. Clients that come by its
 	// host ask for tokens by its scheme, also if a proxy in between does not say that it speaks HTTPS.

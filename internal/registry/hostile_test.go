@@ -204,6 +204,7 @@ func TestMissingFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.want(s.do("GET", "/v2/a/blobs/"+digest, nil), 404, "BLOB_UNKNOWN")
+	s.want(s.do("POST", "/v2/b/blobs/uploads/?from=a&mount="+digest, nil), 202)
 	s.pushBlob("a", content)
 	s.want(s.do("GET", "/v2/a/blobs/"+digest, nil), 200)
 }

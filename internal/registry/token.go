@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -30,6 +32,8 @@ type claims struct {
 	Issued   int64    `json:"iat"`
 	ID       string   `json:"jti"`
 	Access   []access `json:"access"`
+	// Holder is who asked for the token, sealed: name and password. Nobody else can read it.
+	Holder string `json:"holder,omitempty"`
 }
 
 type access struct {
@@ -46,6 +50,44 @@ func (h *Handler) sign(c claims) (string, error) {
 	}
 	text := tokenHeader + "." + base64.RawURLEncoding.EncodeToString(payload)
 	return text + "." + base64.RawURLEncoding.EncodeToString(h.mac(text)), nil
+}
+
+// seal hides who asked for a token in it.
+func (h *Handler) seal(username, password string) (string, error) {
+	box, err := h.box()
+	if err != nil {
+		return "", err
+	}
+	nonce := make([]byte, box.NonceSize())
+	rand.Read(nonce)
+	return base64.RawURLEncoding.EncodeToString(box.Seal(nonce, nonce, []byte(username+"\x00"+password), nil)), nil
+}
+
+// unseal returns what seal hid.
+func (h *Handler) unseal(text string) (username, password string, err error) {
+	sealed, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return "", "", err
+	}
+	box, err := h.box()
+	if err != nil {
+		return "", "", err
+	}
+	if len(sealed) < box.NonceSize() {
+		return "", "", errors.New("the holder of the token is cut off")
+	}
+	open, err := box.Open(nil, sealed[:box.NonceSize()], sealed[box.NonceSize():], nil)
+	username, password, _ = strings.Cut(string(open), "\x00")
+	return username, password, err
+}
+
+// box seals with a key that signs nothing.
+func (h *Handler) box() (cipher.AEAD, error) {
+	block, err := aes.NewCipher(h.mac("holder"))
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
 }
 
 // verify reports whether token is one of ours and valid now.
@@ -168,6 +210,9 @@ func (h *Handler) serveToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	if given {
 		c.Subject = grants.Subject()
+		if c.Holder, err = h.seal(username, password); err != nil {
+			return err
+		}
 	}
 	token, err := h.sign(c)
 	if err != nil {

@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,6 +191,42 @@ func TestTokenForged(t *testing.T) {
 	if got := try(good); got != 401 {
 		t.Errorf("an expired token: %d", got)
 	}
+}
+
+// fickle is an Authority that stops to know anybody.
+type fickle struct {
+	registry.Authority
+	over atomic.Bool
+}
+
+func (f *fickle) Access(ctx context.Context, username, password string) (registry.Grants, error) {
+	if f.over.Load() && password != "" {
+		return nil, registry.ErrCredentials
+	}
+	return f.Authority.Access(ctx, username, password)
+}
+
+// TestTokenOfWhoIsGone takes the right to change anything from a token whose holder, such as a job, has none any more.
+func TestTokenOfWhoIsGone(t *testing.T) {
+	people := &fickle{Authority: testPeople}
+	s := newSite(t, func(o *registry.Options) { o.Authority = people })
+	blob := s.pushBlob("octo/app", []byte("hello"))
+	token := s.token("octo", "repository:octo/app:*")
+	for _, secret := range []string{"octo-password", base64.RawURLEncoding.EncodeToString([]byte("octo-password"))} {
+		payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+		if err != nil || strings.Contains(string(payload), secret) {
+			t.Errorf("the token says %s, %v", payload, err)
+		}
+	}
+	bearer := "Authorization: Bearer " + token
+	s.want(s.do("POST", "/v2/octo/app/blobs/uploads/", nil, bearer), 202)
+	people.over.Store(true)
+	a := s.want(s.do("POST", "/v2/octo/app/blobs/uploads/", nil, bearer), 401, "UNAUTHORIZED")
+	if !strings.Contains(string(a.body), "octo may not do that any more") || a.Header.Get("WWW-Authenticate") == "" {
+		t.Errorf("got %s", a.body)
+	}
+	s.want(s.do("DELETE", "/v2/octo/app/blobs/"+blob, nil, bearer), 401, "UNAUTHORIZED")
+	s.want(s.do("GET", "/v2/octo/app/blobs/"+blob, nil, bearer), 200) // for 5 minutes
 }
 
 // TestCredentials uses credentials directly, without the token flow, as containerd's hosts.toml does.

@@ -419,6 +419,12 @@ func (h *Handler) mount(w http.ResponseWriter, r *http.Request, req request, nam
 	if err != nil {
 		return false, nil // there is no such blob, and the upload will say why
 	}
+	// One whose file is lost is to be sent again, which a client that is told that it has it does not do.
+	if _, err := stat(r.Context(), h.blobs, d); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
 	sources := []string{from}
 	if from == "" {
 		if sources, err = h.store.BlobRepositories(r.Context(), d.String()); err != nil {

@@ -30,6 +30,9 @@ type Options struct {
 	ConnectTimeout time.Duration
 	// AnswerTimeout bounds the wait for the head of an answer; 0 means 30 seconds.
 	AnswerTimeout time.Duration
+	// Patience is how long one request waits, altogether, for a registry that wants to be left alone (429; 503 of one that is
+	// only read from) before it is repeated; 0 means not at all.
+	Patience time.Duration
 }
 
 // Client speaks to registries. It may be used concurrently.
@@ -37,12 +40,13 @@ type Client struct {
 	http     *http.Client
 	login    func(host string) (username, password string, err error)
 	insecure []string
+	patience time.Duration
 	tokens   tokens
 }
 
 // New returns a client.
 func New(o Options) *Client {
-	c := &Client{login: o.Login, insecure: slices.Clone(o.Insecure)}
+	c := &Client{login: o.Login, insecure: slices.Clone(o.Insecure), patience: o.Patience}
 	if c.login == nil {
 		c.login = func(string) (string, string, error) { return "", "", nil }
 	}
@@ -143,7 +147,8 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		u = c.url(r.Repository, r.Path, r.Query)
 	}
 	scope := "repository:" + r.Repository.Name + ":" + cmp.Or(r.Actions, "pull")
-	for attempt := 1; ; attempt++ {
+	patience, refused := c.patience, 0
+	for repeated := 0; ; repeated++ {
 		req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), bytes.NewReader(r.Body))
 		if err != nil {
 			return nil, err
@@ -175,7 +180,14 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 			return resp, nil
 		}
 		answer := readError(resp)
-		if resp.StatusCode != http.StatusUnauthorized || attempt == 2 {
+		if pause, busy := answer.pause(r.Method, repeated); busy && pause <= patience {
+			patience -= pause
+			if err := sleep(ctx, pause); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if refused++; resp.StatusCode != http.StatusUnauthorized || refused == 2 {
 			return nil, answer
 		}
 		c.tokens.drop(key, authorization)
@@ -213,6 +225,27 @@ func (e *Error) Error() string {
 	return text
 }
 
+// pause returns how long to wait before a request is repeated that a registry refused for being busy. Nothing came of it then.
+func (e *Error) pause(method string, repeated int) (time.Duration, bool) {
+	reads := method == http.MethodGet || method == http.MethodHead
+	if e.Status != http.StatusTooManyRequests && (e.Status != http.StatusServiceUnavailable || !reads) {
+		return 0, false
+	}
+	return cmp.Or(e.RetryAfter, time.Second<<min(repeated, 5)), true
+}
+
+// sleep waits, unless ctx ends before.
+func sleep(ctx context.Context, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Missing reports whether err is a registry's word that something is not there.
 func Missing(err error) bool {
 	var e *Error
@@ -226,9 +259,14 @@ const maxError = 16 << 10
 func readError(resp *http.Response) *Error {
 	defer resp.Body.Close()
 	e := &Error{Host: resp.Request.URL.Host, Status: resp.StatusCode}
-	// Its seconds; what says a date instead is left to the caller's own pause.
-	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && seconds > 0 && seconds < 1<<20 {
+	// Seconds, or a date (RFC 9110, section 10.2.3), which is held against the registry's own clock.
+	after := resp.Header.Get("Retry-After")
+	if seconds, err := strconv.Atoi(after); err == nil && seconds > 0 && seconds < 1<<20 {
 		e.RetryAfter = time.Duration(seconds) * time.Second
+	} else if then, err := http.ParseTime(after); err == nil {
+		if now, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			e.RetryAfter = max(0, then.Sub(now))
+		}
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
 	if err != nil {

@@ -242,6 +242,38 @@ func TestIndex(t *testing.T) {
 		[]string{"v2", "02", "03", "04", "21", "31"})
 }
 
+// meddled are facts that somebody pushes beside: after the tags and images were listed, before anything is deleted.
+type meddled struct {
+	facts
+	push func()
+}
+
+func (m meddled) InUse(ctx context.Context, repository string) ([]retention.Use, string, error) {
+	m.push()
+	return m.facts.InUse(ctx, repository)
+}
+
+// TestCleanBesidePushes leaves what was pushed after the policy began to look, be it to where it is already.
+func TestCleanBesidePushes(t *testing.T) {
+	s := newSite(t, facts{})
+	s.push(1, 9*day, "octo", "v1")
+	s.push(2, 9*day, "octo", "v2")
+	s.push(3, 9*day, "octo")
+	s.push(4, 9*day, "octo", "v4")
+	s.Facts = meddled{push: func() {
+		s.push(1, -time.Second, "octo", "v1") // the same image again
+		s.push(5, -time.Second, "octo", "v2") // another one
+		s.push(3, -time.Second, "octo")
+	}}
+	s.check(s.Put(t.Context(), "", "rules: [{tags: '*', older_than: 1d}]\nuntagged: 1d", "octo"))
+	done, err := s.Clean(t.Context())
+	s.check(err)
+	if done != (retention.Cleaned{Tags: 1, Images: 1}) {
+		t.Errorf("cleaned %+v", done)
+	}
+	s.left("v1", "v2", "01", "02", "03", "05")
+}
+
 // TestInUseByConfiguration spares an image that a node knows by the digest of its configuration alone.
 func TestInUseByConfiguration(t *testing.T) {
 	s := newSite(t, facts{inUse: []retention.Use{{Digest: digestOf(1001), Reason: "a cluster runs it"}}})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"slipway/internal/store"
 )
@@ -104,6 +105,23 @@ func testRegistryQuotas(t *testing.T, s store.Store) {
 	totals, err := s.RegistryTotals(ctx)
 	check(t, err)
 	same(t, totals, store.RegistryTotals{Repositories: 6, Manifests: 1, Blobs: 7, Bytes: 500 + 5000 + 490 + 500 + 60 + 1e6 + 1e9})
+}
+
+// testRegistryQuotaDeleted lets what was deleted, and can be restored, have as much again as the quota and no more.
+func testRegistryQuotaDeleted(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	check(t, s.PutQuota(ctx, "octo/app", 1000))
+	for n := 1; n <= 3; n++ {
+		check(t, s.LinkBlob(ctx, "octo/app", store.Blob{Digest: digestOf(n), Size: 600, Linked: noon}))
+		check(t, s.PutManifest(ctx, manifestOf("octo/app", 10+n, store.Reference{Digest: digestOf(n), Size: 600})))
+		_, err := s.DeleteManifest(ctx, store.Change{Repository: "octo/app", Reference: digestOf(10 + n), At: noon})
+		check(t, err)
+	}
+	err := s.LinkBlob(ctx, "octo/app", store.Blob{Digest: digestOf(4), Size: 600, Linked: noon})
+	wantOver(t, err, store.Quota{Repository: "octo/app", Bytes: 1000, Used: 600, Stored: 4*600 + 3*4})
+	_, err = s.PurgeRegistry(ctx, noon.Add(time.Second))
+	check(t, err)
+	check(t, s.LinkBlob(ctx, "octo/app", store.Blob{Digest: digestOf(4), Size: 600, Linked: noon}))
 }
 
 // Many pushes at once, to one repository and beside it, are together no more than the quota.

@@ -83,6 +83,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryHistoryBounded", testRegistryHistoryBounded},
 		{"RegistryPolicies", testRegistryPolicies},
 		{"RegistryQuotas", testRegistryQuotas},
+		{"RegistryQuotaDeleted", testRegistryQuotaDeleted},
 		{"RegistryQuotaRace", testRegistryQuotaRace},
 		{"RegistryCache", testRegistryCache},
 		{"RegistryEvict", testRegistryEvict},

@@ -1,11 +1,13 @@
 package remote
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -63,5 +65,49 @@ func TestPlainRealm(t *testing.T) {
 		case len(insecure) == 2 && (err != nil || len(tags) != 1):
 			t.Errorf("a realm that is allowed: %v, %v", tags, err)
 		}
+	}
+}
+
+// TestPatience repeats what a busy registry refused, after as long as that says and no longer than the caller may wait.
+func TestPatience(t *testing.T) {
+	asked, deleted := 0, 0
+	host := start(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodDelete:
+			deleted++
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case r.URL.Path == "/v2/late/tags/list":
+			w.Header().Set("Retry-After", "3600")
+			w.WriteHeader(http.StatusTooManyRequests)
+		case asked == 0:
+			asked++
+			now := time.Now()
+			w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
+			w.Header().Set("Retry-After", now.Add(time.Second).UTC().Format(http.TimeFormat))
+			w.WriteHeader(http.StatusTooManyRequests)
+		case asked == 1:
+			asked++
+			w.WriteHeader(http.StatusServiceUnavailable)
+		default:
+			fmt.Fprint(w, `{"tags":["1"]}`)
+		}
+	})
+	c := New(Options{Insecure: []string{host}, Patience: time.Minute})
+	defer c.Close()
+	if tags, err := c.Tags(t.Context(), Repository{host, "a"}); err != nil || len(tags) != 1 || asked != 2 {
+		t.Errorf("got %v, %v", tags, err)
+	}
+	var answer *Error
+	if _, err := c.Tags(t.Context(), Repository{host, "late"}); !errors.As(err, &answer) || answer.RetryAfter != time.Hour {
+		t.Errorf("an hour is too long: %v", err)
+	}
+	if err := c.Delete(t.Context(), Repository{host, "a"}, "1"); err == nil || deleted != 1 {
+		t.Errorf("deleted %d times, %v: something may have come of the first", deleted, err)
+	}
+	hasty := New(Options{Insecure: []string{host}})
+	defer hasty.Close()
+	asked = 0
+	if _, err := hasty.Tags(t.Context(), Repository{host, "a"}); err == nil {
+		t.Error("who has no patience waited")
 	}
 }
