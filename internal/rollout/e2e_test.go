@@ -553,7 +553,10 @@ volumeBindingMode: WaitForFirstConsumer
 	broken, fine, _ := strings.Cut(yaml("v3"), "kind: DaemonSet")
 	broken = strings.NewReplacer("slipway.test/deploy:1", "slipway.test/none:1", "IfNotPresent", "Never").Replace(broken)
 	s.fails(broken+"kind: DaemonSet"+fine, fault.Failed,
-		[]string{"statefulset/a: pod a-1 may not pull image", "the old version still serves: 1 of 2"})
+		[]string{"statefulset/a: pod a-1 may not pull image", "the old version still serves: 1 of 2", "ROLLED BACK: release 2 serves again"})
+	if got := s.Kubectl("get", "pods", "-l", "app=stateful", "-o", "jsonpath={.items[*].spec.containers[0].env[0].value}"); got != "v2 v2" {
+		t.Errorf("after going back, the pods have versions %q", got)
+	}
 }
 
 func TestForbidden(t *testing.T) {

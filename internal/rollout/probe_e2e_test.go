@@ -34,6 +34,8 @@ func probing(p ci.Probe) func(*rollout.Step) {
 func TestProbe(t *testing.T) {
 	s := start(t)
 	yaml, url := s.pinned()
+	// With nobody behind it, so that connections are refused and nothing waits for those that nobody takes.
+	s.Kubectl("create", "service", "clusterip", "web", "--tcp=80:8080", "--clusterip="+strings.TrimPrefix(url, "http://"))
 	// Long enough for a machine that is busy with other tests.
 	slow, load := lossless(ci.Lossless{Drain: 10}), probing(ci.Probe{URL: url, Rate: 100, Timeout: 30})
 	result, out := s.must(yaml, slow, load)
