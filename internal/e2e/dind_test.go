@@ -282,8 +282,12 @@ func machineImage(t *testing.T, files, texts map[string]string, entrypoint strin
 	for name, text := range texts {
 		add(name, []byte(text))
 	}
-	image, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
-	problems = append(problems, w.Close(), err)
+	problems = append(problems, w.Close())
+	whole := static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer)
+	digest, err := whole.Digest()
+	problems = append(problems, err)
+	image, err := mutate.AppendLayers(empty.Image, hashedLayer{whole, digest})
+	problems = append(problems, err)
 	config := v1.Config{Env: []string{"PATH=/bin"}, Cmd: []string{"sh"}}
 	if entrypoint != "" {
 		config.Entrypoint, config.Cmd = []string{entrypoint}, nil
@@ -300,3 +304,12 @@ func machineImage(t *testing.T, files, texts map[string]string, entrypoint strin
 	}
 	return image
 }
+
+// hashedLayer is a layer that is not compressed and knows its digest. The one that it is made of counts it each time.
+type hashedLayer struct {
+	v1.Layer
+	digest v1.Hash
+}
+
+func (l hashedLayer) Digest() (v1.Hash, error) { return l.digest, nil }
+func (l hashedLayer) DiffID() (v1.Hash, error) { return l.digest, nil }
