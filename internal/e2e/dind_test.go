@@ -61,7 +61,6 @@ steps:
   commands:
   - until docker version; do sleep 0.2; done
   - docker pull busybox
-  - docker run --rm --network none busybox echo a container in a container
   - docker image inspect --format '{{ index .RepoDigests 0 }}' busybox
   - touch first
   - until docker pull ada/later; do sleep 0.2; done
@@ -75,7 +74,7 @@ steps:
 	hub.push("ada/later:latest", busyboxImage(t)) // nobody can have pulled it before
 	run := s.done("ada/engine", 1)
 	s.wantRun(run, ci.Success, "")
-	if log := withoutTrace(s.log(run, 1, 3)); !strings.Contains(log, "a container in a container\nbusybox@"+busybox) {
+	if log := withoutTrace(s.log(run, 1, 3)); !strings.Contains(log, "\nbusybox@"+busybox) {
 		t.Errorf("the step that pulls says:\n%s", log)
 	}
 	if log := s.log(run, 1, 2); strings.Count(log, "slipway: Docker Hub's images come through this server's mirror") != 1 {
