@@ -21,10 +21,12 @@ rm -f "$stamp"
 
 CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$out/regctl" github.com/regclient/regclient/cmd/regctl
 
-# packages prints what to unpack: Debian has docker in a package of its own, Ubuntu in that of dockerd.
+# packages prints what to unpack. Newer Debians have docker in a package of its own, and a podman that wants netavark.
 packages() {
 	echo docker.io podman conmon
-	apt-cache show docker-cli 2>/dev/null | sed -n '1s/^Package: //p'
+	for package in docker-cli netavark; do
+		if apt-cache show "$package" >/dev/null 2>&1; then echo "$package"; fi
+	done
 	# What an installation would bring along names the libraries that are missing here.
 	apt-get install --simulate --no-install-recommends docker.io podman conmon 2>/dev/null | sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p'
 }
@@ -52,8 +54,8 @@ rm -rf "$debs"
 
 # A library's folder depends on the machine and the package.
 libraries=$(cd "$out/root" && find * -name 'lib*.so*' -printf '$root/%h\n' | sort -u | paste -sd:)
-for program in usr/bin/docker usr/sbin/dockerd usr/bin/podman usr/bin/conmon; do
-	name=${program##*/}
+for name in docker dockerd podman conmon; do
+	program=$(cd "$out/root" && find usr -maxdepth 2 -type f -name "$name") # in bin or sbin
 	rm -f "$out/$name"
 	cat >"$out/$name" <<-EOF
 		#!/bin/sh

@@ -93,7 +93,7 @@ func first(values ...string) string {
 // newClientCommands are the verbs that speak to a server.
 func newClientCommands() []*cobra.Command {
 	c := &connection{}
-	commands := []*cobra.Command{newRepoCommand(c), newSecretCommand(c), newRunCommand(c), newTokenCommand(c), newRegistryCommand(c), newEnvCommand(c), newPromoteCommand(c), newLoginCommand(c)}
+	commands := []*cobra.Command{newRepoCommand(c), newSecretCommand(c), newRunCommand(c), newReleaseCommand(c), newTokenCommand(c), newRegistryCommand(c), newEnvCommand(c), newPromoteCommand(c), newLoginCommand(c)}
 	for _, cmd := range commands {
 		c.register(cmd.PersistentFlags())
 		cmd.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")

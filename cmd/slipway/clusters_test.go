@@ -77,6 +77,9 @@ func TestClusters(t *testing.T) {
 	if again, err := c.List(t.Context()); err != nil || len(again) != 1 || again[0].Client != all[0].Client {
 		t.Errorf("the clusters are %+v, %v", again, err)
 	}
+	if len(c.known) != 1 || len(c.asked) != 1 {
+		t.Errorf("of clusters that are gone %d ways and %d answers are kept", len(c.known)-1, len(c.asked)-1)
+	}
 }
 
 // TestClustersOfOthers counts what runs where another repo deploys to, without saying what that is, and what a cluster ran

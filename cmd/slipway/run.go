@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -18,7 +19,7 @@ import (
 func newRunCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{Use: "run", Short: "List, show, follow, cancel and restart runs"}
 	cmd.AddCommand(
-		newRunListCommand(c), newRunShowCommand(c), newRunLogCommand(c),
+		newRunListCommand(c), newRunShowCommand(c), newRunLogCommand(c), newRunPlanCommand(c), newRunChangesCommand(c),
 		newRunActCommand(c, "cancel", "Cancel a run", (*client.Client).Cancel),
 		newRunActCommand(c, "restart", "Run the event of a run again", (*client.Client).Restart),
 	)
@@ -97,7 +98,12 @@ func newRunShowCommand(c *connection) *cobra.Command {
 			if c.json {
 				return printJSON(cmd.OutOrStdout(), run)
 			}
+			rollouts, err := at.Rollouts(cmd.Context(), repo, number)
+			if err != nil {
+				return err
+			}
 			showRun(cmd.OutOrStdout(), run)
+			showRollouts(cmd.OutOrStdout(), rollouts)
 			return nil
 		},
 	}
@@ -232,5 +238,64 @@ func newRunActCommand(c *connection, verb, short string, act func(*client.Client
 			}
 			return nil
 		},
+	}
+}
+
+// newRunPlanCommand prints what a run carries out.
+func newRunPlanCommand(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use: "plan OWNER/NAME NUMBER", Short: "Print the plan of a run as JSON", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, repo, number, err := c.openRun(args)
+			if err != nil {
+				return err
+			}
+			planned, err := at.Plan(cmd.Context(), repo, number)
+			if err != nil {
+				return err
+			}
+			return printJSON(cmd.OutOrStdout(), planned)
+		},
+	}
+}
+
+// newRunChangesCommand prints what the diff steps of a run found out.
+func newRunChangesCommand(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use: "changes OWNER/NAME NUMBER", Short: "Print what deployments of a run would change, as its diff steps found out", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, repo, number, err := c.openRun(args)
+			if err != nil {
+				return err
+			}
+			previews, err := at.Previews(cmd.Context(), repo, number)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), previews)
+			}
+			for _, p := range previews {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s, by the step %s: %s\n", p.Environment, p.Name, cmp.Or(p.Message, p.Summary()))
+				printDifferences(cmd.OutOrStdout(), p.Differences, p.Omitted)
+			}
+			return nil
+		},
+	}
+}
+
+// showRollouts prints how far the deployments of a run are.
+func showRollouts(w io.Writer, rollouts []ci.Rollout) {
+	for _, r := range rollouts {
+		fmt.Fprintf(w, "\ndeployed by step %d of job %d\n", r.StepNumber, r.JobNumber)
+		for _, o := range append(r.Failed, r.Workloads...) {
+			fmt.Fprintf(w, "  %s/%s %s", o.Kind, o.Name, o.State)
+			for _, text := range []string{o.Text, o.Trouble} {
+				if text != "" {
+					fmt.Fprintf(w, ": %s", text)
+				}
+			}
+			fmt.Fprintln(w)
+		}
 	}
 }

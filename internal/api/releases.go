@@ -67,34 +67,16 @@ func (s *server) registerReleases(api huma.API) {
 }
 
 func (s *server) listAllReleases(ctx context.Context, in *ReleaseListing) ([]ci.Release, error) {
-	repos, err := s.listRepos(ctx, nil)
-	if err != nil {
+	filter := in.filter()
+	var err error
+	if filter.Repos, err = s.visible(ctx); err != nil {
 		return nil, err
 	}
-	visible := map[string]bool{}
-	for _, repo := range repos {
-		visible[repo.Name] = true
+	releases, err := s.Store.ListReleases(ctx, filter)
+	if releases == nil {
+		releases = []ci.Release{}
 	}
-	releases := []ci.Release{}
-	filter := in.filter()
-	for filter.Limit = 500; len(visible) > 0; {
-		page, err := s.Store.ListReleases(ctx, filter)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range page {
-			filter.Before = r.ID
-			if visible[r.Repo] {
-				if releases = append(releases, r); len(releases) == in.Limit {
-					return releases, nil
-				}
-			}
-		}
-		if len(page) < filter.Limit {
-			break
-		}
-	}
-	return releases, nil
+	return releases, err
 }
 
 func (s *server) listReleases(ctx context.Context, in *struct {

@@ -57,6 +57,16 @@ func (s *server) listRepos(ctx context.Context, _ *struct{}) ([]ci.Repo, error) 
 	return repos, nil
 }
 
+// visible returns the names of the repos that who asks may read.
+func (s *server) visible(ctx context.Context) ([]string, error) {
+	repos, err := s.listRepos(ctx, nil)
+	names := []string{}
+	for _, repo := range repos {
+		names = append(names, repo.Name)
+	}
+	return names, err
+}
+
 func (s *server) addRepo(ctx context.Context, in *struct{ Body NewRepo }) (ci.Repo, error) {
 	if err := s.admin(ctx); err != nil {
 		return ci.Repo{}, err

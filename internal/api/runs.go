@@ -40,33 +40,15 @@ func (s *server) registerRuns(api huma.API) {
 }
 
 func (s *server) listAllRuns(ctx context.Context, in *Listing) ([]ci.Run, error) {
-	visible := map[string]bool{}
-	repos, err := s.listRepos(ctx, nil)
+	visible, err := s.visible(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, repo := range repos {
-		visible[repo.Name] = true
+	runs, err := s.Store.ListRuns(ctx, store.RunFilter{Repos: visible, Before: in.Before, Image: in.Image, Limit: in.Limit})
+	if runs == nil {
+		runs = []ci.Run{}
 	}
-	runs := []ci.Run{}
-	for page := (store.RunFilter{Before: in.Before, Image: in.Image, Limit: 500}); len(visible) > 0; {
-		all, err := s.Store.ListRuns(ctx, page)
-		if err != nil {
-			return nil, err
-		}
-		for _, run := range all {
-			page.Before = run.ID
-			if visible[run.Repo] {
-				if runs = append(runs, run); len(runs) == in.Limit {
-					return runs, nil
-				}
-			}
-		}
-		if len(all) < page.Limit {
-			break
-		}
-	}
-	return runs, nil
+	return runs, err
 }
 
 func (s *server) listRuns(ctx context.Context, in *struct {

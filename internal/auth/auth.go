@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,14 +55,7 @@ type Principal struct {
 	ReadOnly bool
 }
 
-func (p Principal) has(scope string) bool {
-	for _, s := range p.Scopes {
-		if s == scope {
-			return true
-		}
-	}
-	return false
-}
+func (p Principal) has(scope string) bool { return slices.Contains(p.Scopes, scope) }
 
 // Admin reports whether p may do everything.
 func (p Principal) Admin() bool { return p.has(ScopeAdmin) }
@@ -80,12 +74,20 @@ func (p Principal) Manages(repo string) bool {
 // Reads reports whether p may read the repo's source, runs and logs.
 func (p Principal) Reads(repo string) bool { return p.Admin() || p.has(ScopeRepo+repo) }
 
-// MirrorPrefix is where the images of other registries are in the registry. All who may pull anything may pull them.
+// MirrorPrefix is where the images of other registries are in the registry. All who may pull anything may pull them, and
+// runners, which run everybody's steps.
 const MirrorPrefix = "mirror/"
 
 // Pulls reports whether p may pull the image repository: owner/name and all below it belong to the repo owner/name.
 func (p Principal) Pulls(image string) bool {
-	return p.has(ScopePull) || p.has(ScopePullRepo+owner(image)) || p.Reads(owner(image)) || strings.HasPrefix(image, MirrorPrefix) && len(p.Scopes) > 0
+	return p.has(ScopePull) || p.has(ScopePullRepo+owner(image)) || p.Reads(owner(image)) || strings.HasPrefix(image, MirrorPrefix) && p.pullsAny()
+}
+
+// pullsAny reports whether p may pull any image, or runs what pulls.
+func (p Principal) pullsAny() bool {
+	return slices.ContainsFunc(p.Scopes, func(s string) bool {
+		return s == ScopeAdmin || s == ScopePull || s == ScopeRunner || strings.HasPrefix(s, ScopePullRepo) || strings.HasPrefix(s, ScopeRepo)
+	})
 }
 
 // Pushes reports whether p may push to the image repository, and delete from it.

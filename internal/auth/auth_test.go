@@ -26,6 +26,7 @@ func TestPrincipals(t *testing.T) {
 		"---R pP m -":   {Scopes: []string{"repo:ada/engine"}, Job: 7},
 		"---R p- m -":   {Scopes: []string{"repo:ada/engine"}, Job: 7, ReadOnly: true},
 		"---- -- - -":   {},
+		"---- -- - - ":  {Scopes: []string{"metrics"}},
 		"---- -- m - ":  {Scopes: []string{"repo:ada/eng"}},
 	} {
 		letter := func(c string, allowed bool) string {

@@ -35,7 +35,7 @@ type Options struct {
 	Registries []Registry
 
 	// Own is the registry of the server on this machine, for a cluster whose registries nobody has set; nil means that none
-	// is known. [SetRegistries] does not look at it.
+	// is known. [ChangeRegistries] does not look at it.
 	Own *Registry
 
 	// Delete makes [Down] remove the data folder as well: everything deployed on the cluster, images, certificates, logs.

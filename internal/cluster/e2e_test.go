@@ -221,11 +221,7 @@ func testRegistry(t *testing.T, c *clustertest.Cluster, pod string) {
 	}
 	set := func(authorization string) {
 		t.Helper()
-		opts := c.Options
-		opts.Registries = []cluster.Registry{{Host: host, Authorization: authorization, Mirrors: []string{"docker.io"}}}
-		if err := cluster.SetRegistries(t.Context(), opts); err != nil {
-			t.Fatal(err)
-		}
+		c.Registry(cluster.Registry{Host: host, Authorization: authorization, Mirrors: []string{"docker.io"}})
 	}
 	run := func(name, image string) {
 		t.Helper()

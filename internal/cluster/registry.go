@@ -75,9 +75,10 @@ func (r Registry) check() error {
 	return nil
 }
 
-// SetRegistries replaces what the cluster in opts.Data knows about registries by opts.Registries. It needs no restart:
-// containerd reads the files for each pull. Use it when a token changes. It works on a stopped cluster too.
-func SetRegistries(ctx context.Context, opts Options) error {
+// ChangeRegistries replaces what the cluster in opts.Data knows about registries by what change makes of it; nobody else
+// changes it meanwhile. It needs no restart: containerd reads the files for each pull. Use it when a token changes. It
+// works on a stopped cluster too.
+func ChangeRegistries(ctx context.Context, opts Options, change func([]Registry) []Registry) error {
 	l, err := newLayout(opts.Data, opts.Bin)
 	if err != nil {
 		return err
@@ -98,7 +99,7 @@ func SetRegistries(ctx context.Context, opts Options) error {
 		return err
 	}
 	s.Own = false
-	return l.setRegistries(ctx, &s, opts.Registries)
+	return l.setRegistries(ctx, &s, change(s.Registries))
 }
 
 func noCluster(l layout) error {

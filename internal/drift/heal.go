@@ -74,6 +74,12 @@ func Unhealed(d ci.Drift, err error) ci.Drift {
 	return d
 }
 
+// Untried takes back what [Healed] noted, because nothing came of it: it was not even tried.
+func Untried(d ci.Drift) ci.Drift {
+	d.Healed = slices.Clone(d.Healed[:len(d.Healed)-1])
+	return d
+}
+
 // fight says in a sentence who changes again and again what was put back, or "" if nobody does.
 func fight(d ci.Drift) string {
 	for _, o := range d.Objects {

@@ -1,6 +1,7 @@
 package drift
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -110,5 +111,14 @@ func TestProblem(t *testing.T) {
 	report.Differences[0].Err = fault.New(fault.Conflict, "configmap/settings belongs to the environment elsewhere")
 	if d := Next(ci.Drift{Heal: true}, report, noon); Heals(d) || d.Fight != "" {
 		t.Errorf("it is %+v", d)
+	}
+}
+
+// What was not even tried does not count as a failure.
+func TestUntried(t *testing.T) {
+	before := ci.Drift{Healed: []ci.Healing{{Error: "no"}}, Objects: []ci.DriftedObject{{}}}
+	noted := Healed(before, time.Unix(1, 0))
+	if d := Untried(Unhealed(noted, errors.New("no runner"))); len(d.Healed) != 1 || d.Healed[0].Error != "no" || len(noted.Healed) != 2 {
+		t.Errorf("noted are %+v", d.Healed)
 	}
 }

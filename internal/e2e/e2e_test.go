@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,33 +16,14 @@ import (
 	"slipway/internal/api"
 	"slipway/internal/ci"
 	"slipway/internal/client"
+	"slipway/internal/e2e/program"
 	"slipway/internal/testneeds"
 )
 
-// slipway is the program; TestMain builds it, so that no test runs one that is older than the sources.
+// slipway is the program.
 var slipway string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "slipway-e2e-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		slipway = filepath.Join(dir, "slipway")
-		build := exec.Command("go", "build", "-o", slipway, "slipway/cmd/slipway")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build slipway: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
-}
-
-// limit bounds what a test waits for. Nothing is expected to take as long.
-const limit = 3 * time.Minute
+func TestMain(m *testing.M) { os.Exit(program.Main(m, &slipway)) }
 
 // instance is one installation: a data folder and an address. Its server may be killed and started again.
 type instance struct {
@@ -53,15 +32,20 @@ type instance struct {
 	dir, host, engine string
 	args              []string // further arguments of the server
 
-	server *exec.Cmd
-	ended  chan struct{}
+	server *program.Server
 }
 
 // start starts a server with its runner and further arguments, and stops both at the end of the test.
 func start(t *testing.T, engine string, args ...string) *instance {
 	t.Helper()
+	return startAt(t, program.Address(t), engine, args...)
+}
+
+// startAt is start with an address.
+func startAt(t *testing.T, host, engine string, args ...string) *instance {
+	t.Helper()
 	needs(t, engine)
-	s := &instance{T: t, dir: t.TempDir(), engine: engine, args: args, host: freeAddress(t)}
+	s := &instance{T: t, dir: t.TempDir(), engine: engine, args: args, host: host}
 	s.api = &client.Client{URL: "http://" + s.host}
 	t.Cleanup(func() {
 		s.kill(syscall.SIGTERM)
@@ -93,57 +77,21 @@ func needs(t *testing.T, engine string) {
 	}
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // up starts the server and waits until it answers.
 func (s *instance) up() {
 	s.Helper()
-	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		s.Fatal(err)
-	}
-	defer log.Close()
-	args := []string{"server", "--data", filepath.Join(s.dir, "data"), "--listen", s.host, "--engine", s.engine, "--name", "e2e"}
+	args := []string{"--engine", s.engine, "--name", "e2e"}
 	if s.engine == "oci" {
 		args = append(args, "--runc", testneeds.Tool(s, "runc"))
 	}
-	args = append(args, s.args...)
-	cmd := exec.Command(slipway, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		s.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = cmd.Wait() }()
-	s.server, s.ended = cmd, ended
-	s.await("the server answers", func() bool {
-		select {
-		case <-ended:
-			text, _ := os.ReadFile(log.Name())
-			s.Fatalf("the server ended: %s", text)
-		default:
-		}
-		resp, err := http.Get(s.api.URL + "/healthz")
-		if err != nil {
-			return false
-		}
-		resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
-	})
+	s.server = program.Start(s, slipway, s.host, filepath.Join(s.dir, "data"), filepath.Join(s.dir, "log"), append(args, s.args...)...)
 }
 
 // kill sends the server a signal and waits for its end.
 func (s *instance) kill(signal syscall.Signal) {
-	_ = s.server.Process.Signal(signal)
-	<-s.ended
+	if s.server != nil {
+		s.server.Kill(signal)
+	}
 }
 
 // runner returns the process of the server's own runner, or 0.
@@ -174,7 +122,7 @@ func (s *instance) killRunner() {
 // await waits for a condition.
 func (s *instance) await(what string, condition func() bool) {
 	s.Helper()
-	deadline := time.After(limit)
+	deadline := time.After(program.Limit)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {

@@ -69,8 +69,12 @@ func (f *Flow) Clusters(ctx context.Context) ([]Cluster, error) {
 	return clusters, nil
 }
 
+// healPatience is how long a run that is to heal waits for a runner.
+const healPatience = 30 * time.Minute
+
 // Heal puts the release back that serves in an environment, because the cluster has come to differ from it, by a run of its
-// own, and returns when that is over. If such a run is under way, it is waited for instead. When ctx ends, the run goes on.
+// own, and returns when that is over. If such a run is under way, it is waited for instead. When ctx ends, the run goes on. A run that
+// no runner takes within half an hour is canceled, because what it would put back grows old; then the error is [fault.Unavailable].
 func (f *Flow) Heal(ctx context.Context, d ci.Drift) error {
 	changes, stop := f.Changes()
 	defer stop()
@@ -87,6 +91,12 @@ func (f *Flow) Heal(ctx context.Context, d ci.Drift) error {
 		}
 		if run, err = f.FindRun(ctx, d.Repo, run.Number); err != nil {
 			return err
+		}
+		if run.Status == ci.Pending && f.Now().Sub(run.Created) > healPatience {
+			if _, err := f.Cancel(ctx, d.Repo, run.Number, self); err != nil && fault.Of(err).Code != fault.Conflict {
+				return err
+			}
+			return fault.New(fault.Unavailable, "no runner took run %d within %s, which was to put release %d back in %s", run.Number, "half an hour", d.Release, d.Environment)
 		}
 	}
 	if run.Status != ci.Success {

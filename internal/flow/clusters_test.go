@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"slipway/internal/ci"
 	"slipway/internal/fault"
@@ -43,6 +44,27 @@ func TestHeal(t *testing.T) {
 	}
 	if err := heal(2, ci.Failure); fault.Of(err).Code != fault.Failed || !strings.Contains(err.Error(), "run 2, which was to put release 3 back in production, ended as failure") {
 		t.Errorf("heal in vain: %v", err)
+	}
+}
+
+// TestHealWithoutRunner gives up when no runner comes, and leaves nothing that would be carried out late.
+func TestHealWithoutRunner(t *testing.T) {
+	s := flowtest.New(t)
+	d := ci.Drift{Repo: flowtest.Repo, Environment: "production", Namespace: "shop", Release: 3}
+	changes, stop := s.Changes()
+	defer stop()
+	healed := make(chan error, 1)
+	go func() { healed <- s.Heal(t.Context(), d) }()
+	<-changes
+	s.Await(1, func(run ci.Run) bool { return run.Status == ci.Pending })
+	s.Clock.Forward(31 * time.Minute)
+	s.Push("kind: pipeline\nname: other\nsteps: []\n") // a change of whatever run
+	err := <-healed
+	if fault.Of(err).Code != fault.Unavailable || !strings.Contains(err.Error(), "no runner took run 1 within half an hour, which was to put release 3 back in production") {
+		t.Errorf("it says %v", err)
+	}
+	if run := s.Run(1); run.Status != ci.Canceled {
+		t.Errorf("the run is %s", run.Status)
 	}
 }
 

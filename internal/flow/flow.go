@@ -246,19 +246,31 @@ func (f *Flow) Link(repo string, number int64) string {
 // changes tells followers that something changed.
 type changes struct {
 	mu        sync.Mutex
-	followers map[chan int64]struct{}
+	followers map[chan int64]func(change) bool
+}
+
+// change is what followers are told of: a run that changed, or something without a run if its ID is 0.
+type change struct {
+	run ci.Run
+	// gate is the environment at whose gate a step of the run stands another way than before; it may be empty.
+	gate string
 }
 
 // Changes returns a channel of the IDs of runs that change from now on, until stop is called. A follower that is slow
 // misses IDs rather than holding anybody up: after each receipt it looks at the state, not at the history.
 func (f *Flow) Changes() (ids <-chan int64, stop func()) {
+	return f.follow(func(change) bool { return true })
+}
+
+// follow is Changes of those that somebody wants to hear of. Wants must be quick.
+func (f *Flow) follow(wants func(change) bool) (ids <-chan int64, stop func()) {
 	c := make(chan int64, 64)
 	f.changes.mu.Lock()
 	defer f.changes.mu.Unlock()
 	if f.changes.followers == nil {
-		f.changes.followers = map[chan int64]struct{}{}
+		f.changes.followers = map[chan int64]func(change) bool{}
 	}
-	f.changes.followers[c] = struct{}{}
+	f.changes.followers[c] = wants
 	return c, func() {
 		f.changes.mu.Lock()
 		defer f.changes.mu.Unlock()
@@ -266,12 +278,17 @@ func (f *Flow) Changes() (ids <-chan int64, stop func()) {
 	}
 }
 
-func (f *Flow) changed(run ci.Run) {
+func (f *Flow) changed(run ci.Run) { f.tell(change{run: run}) }
+
+func (f *Flow) tell(news change) {
 	f.changes.mu.Lock()
 	defer f.changes.mu.Unlock()
-	for c := range f.changes.followers {
+	for c, wants := range f.changes.followers {
+		if !wants(news) {
+			continue
+		}
 		select {
-		case c <- run.ID:
+		case c <- news.run.ID:
 		default:
 		}
 	}

@@ -23,7 +23,14 @@ import (
 func (f *Flow) Permit(ctx context.Context, lease string, step int, known string) (protocol.Permit, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTime)
 	defer cancel()
-	changes, stop := f.Changes()
+	run, _, err := f.leased(ctx, lease)
+	if err != nil {
+		return protocol.Permit{}, err
+	}
+	// Votes and cancellations are changes of the run itself, rules are of no run, and what is newer comes to a gate of the same repo.
+	changes, stop := f.follow(func(c change) bool {
+		return c.run.ID == 0 || c.run.ID == run.ID || c.gate != "" && c.run.Repo == run.Repo
+	})
 	defer stop()
 	var permit protocol.Permit
 	for {
@@ -105,8 +112,8 @@ func (f *Flow) permit(ctx context.Context, lease string, number int) (protocol.P
 	return f.pass(ctx, v, rules)
 }
 
-// errSame ends the change of a gate that stands as it stood: all that wait are looked at whenever any run changes, which must not
-// write each time.
+// errSame ends the change of a gate that stands as it stood: those that wait are looked at again and again, which must not write
+// each time.
 var errSame = errors.New("the gate has not changed")
 
 // deployOf returns a deploy step of a job as it was planned.
@@ -159,7 +166,8 @@ func (f *Flow) showGate(ctx context.Context, run ci.Run, jobID int64, gate ci.Ga
 	if err != nil {
 		return err
 	}
-	f.published(run)
+	f.tell(change{run: run, gate: gate.Environment})
+	f.reporter.put(run)
 	return nil
 }
 

@@ -792,3 +792,46 @@ func TestGateRestarted(t *testing.T) {
 	d.change("production", func(e *ci.Environment) { e.Approvers = []string{"cem", "ada"} })
 	d.want(d.ask(lease), ci.GateWaiting, "waits for 2 of 2 approvals of production")
 }
+
+// counted is a store that tells when it is asked for a gate.
+type counted struct {
+	store.Store
+	asked chan struct{}
+}
+
+func (c counted) UpdateGate(ctx context.Context, runID int64, job, step int, update func(*ci.Gate) error) (ci.Gate, error) {
+	c.asked <- struct{}{}
+	return c.Store.UpdateGate(ctx, runID, job, step, update)
+}
+
+// A gate that waits is looked at when something could have changed there, and not for each change of any run.
+func TestGateIsLeftAlone(t *testing.T) {
+	d := newDock(t)
+	counted := counted{d.Flow.Store, make(chan struct{}, 100)}
+	d.Flow.Store = counted // before there is a run, and with it somebody who uses the store
+	_, lease := d.accept(d.Event(ship("production")))
+	waits := d.ask(lease)
+	d.want(waits, ci.GateWaiting, "waits for 2 of 2 approvals")
+	for len(counted.asked) > 0 {
+		<-counted.asked
+	}
+	answer := make(chan protocol.Permit, 1)
+	go func() {
+		permit, err := d.Permit(d.Context(), lease, 1, waits.Reason)
+		if err != nil {
+			d.Error(err)
+		}
+		answer <- permit
+	}()
+	<-counted.asked // the first look
+	for range 20 {
+		d.Push("kind: pipeline\nname: other\nsteps: []\n")
+	}
+	if _, err := d.Vote(d.Context(), flow.Ballot{Repo: flowtest.Repo, Run: 1, Choice: ci.Approve, Who: "bob"}); err != nil {
+		t.Fatal(err)
+	}
+	d.want(<-answer, ci.GateWaiting, "waits for 1 of 2 approvals")
+	if n := len(counted.asked); n != 2 { // by the vote itself, and for the vote
+		t.Errorf("the gate was looked at %d times", n)
+	}
+}

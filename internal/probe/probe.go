@@ -42,7 +42,7 @@ type Options struct {
 	Timeout time.Duration
 	// Allowed is how many requests may be lost; see [Probe.Exceeded].
 	Allowed int64
-	// FromFirst does not count before the first good answer, because nothing serves yet.
+	// FromFirst does not count losses of requests that were sent before the first good answer, because nothing served yet.
 	FromFirst bool
 	// Local allows addresses of this machine; see [Validate].
 	Local bool
@@ -169,9 +169,10 @@ func (p *Probe) run(ctx context.Context) {
 		if keeps {
 			by = kept[n/2%keptConnections]
 		}
+		early := p.opts.FromFirst && !p.answered()
 		requests.Go(func() {
 			repeated, err := p.opts.ask(by)
-			p.count(keeps, repeated, err)
+			p.count(keeps, repeated, early, err)
 		})
 	}
 }
@@ -199,7 +200,17 @@ func (o Options) ask(by *http.Client) (repeated bool, err error) {
 	return connections > 1, nil
 }
 
-func (p *Probe) count(kept, repeated bool, err error) {
+func (p *Probe) answered() bool {
+	select {
+	case <-p.first:
+		return true
+	default:
+		return false
+	}
+}
+
+// count counts a request. One that was sent early counts only if it got a good answer.
+func (p *Probe) count(kept, repeated, early bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := &p.result
@@ -210,7 +221,7 @@ func (p *Probe) count(kept, repeated bool, err error) {
 	case err != nil:
 		r.Last = describe(err, p.opts.Timeout)
 	}
-	if p.opts.FromFirst && !r.Answered {
+	if early && err != nil {
 		return
 	}
 	kind := &r.Fresh

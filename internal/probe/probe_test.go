@@ -103,6 +103,25 @@ func TestFromFirst(t *testing.T) {
 	p.Stop()
 }
 
+// TestFromFirstEarly has a request that was sent before anybody served, and comes to nothing long after.
+func TestFromFirstEarly(t *testing.T) {
+	var asked atomic.Int64
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == 1 {
+			<-release
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	}))
+	t.Cleanup(server.Close)
+	p := Start(t.Context(), Options{URL: server.URL, Rate: 500, Local: true, FromFirst: true, Timeout: time.Minute})
+	until(t, p, "counted", func(r Result) bool { return r.Sent > 0 })
+	close(release)
+	if r := p.Stop(); r.Lost != 0 || r.Last != "status 502" {
+		t.Errorf("the result is %+v", r)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	url, status, _ := serve(t)
 	refused, err := net.Listen("tcp", "127.0.0.1:0")

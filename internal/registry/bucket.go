@@ -123,15 +123,16 @@ const keysAgain = time.Minute
 // findCredentials returns where the credentials are that AWS's own programs would use: those of the environment, of a web identity
 // (EKS), of a container (ECS, EKS Pod Identity), of a profile in AWS's files, or of the machine's role (IMDSv2).
 func findCredentials() []credentials.Provider {
-	// What is reached on the machine itself is not reached by a proxy.
-	near := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	// Nothing is done while they are asked. What is reached on the machine itself is not reached by a proxy.
+	far := &http.Client{Timeout: 15 * time.Second}
+	near := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{}}
 	set := func(name string) bool { return os.Getenv(name) != "" }
 	file := &credentials.FileAWSCredentials{}
 	switch {
 	case set("AWS_ACCESS_KEY_ID") && set("AWS_SECRET_ACCESS_KEY"):
 		return []credentials.Provider{&credentials.EnvAWS{}}
 	case set("AWS_WEB_IDENTITY_TOKEN_FILE"):
-		return []credentials.Provider{&credentials.IAM{Endpoint: os.Getenv("AWS_ENDPOINT_URL_STS")}}
+		return []credentials.Provider{&credentials.IAM{Client: far, Endpoint: os.Getenv("AWS_ENDPOINT_URL_STS")}}
 	case set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"), set("AWS_CONTAINER_CREDENTIALS_FULL_URI"):
 		return []credentials.Provider{&credentials.IAM{Client: near}}
 	case set("AWS_PROFILE"), set("AWS_SHARED_CREDENTIALS_FILE"): // no other than what was asked for

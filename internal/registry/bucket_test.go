@@ -85,10 +85,7 @@ func TestS3Credentials(t *testing.T) {
 		"a profile's program": {map[string]string{"AWS_CONFIG_FILE": file("config", "[default]\ncredential_process = sh "+process+"\n")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
-				t.Setenv(name, "")
-			}
-			t.Setenv("HOME", dir)
+			withoutCredentials(t)
 			for name, value := range test.env {
 				t.Setenv(name, value)
 			}
@@ -110,17 +107,28 @@ func TestS3Credentials(t *testing.T) {
 	}
 }
 
+// withoutCredentials makes the environment one in which there are none.
+func withoutCredentials(t *testing.T) {
+	t.Helper()
+	t.Setenv("HOME", t.TempDir())
+	for _, name := range []string{
+		"ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "PROFILE", "SHARED_CREDENTIALS_FILE", "CONFIG_FILE", "WEB_IDENTITY_TOKEN_FILE",
+		"CONTAINER_CREDENTIALS_RELATIVE_URI", "CONTAINER_CREDENTIALS_FULL_URI", "REGION",
+	} {
+		t.Setenv("AWS_"+name, "")
+	}
+}
+
 // Having no credentials is said plainly.
 func TestS3NoCredentials(t *testing.T) {
 	b := newBucket(t)
 	if b.gateway == nil {
 		t.Skip("only the gateway of the tests has these credentials")
 	}
-	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	withoutCredentials(t)
 	nobody := httptest.NewServer(http.NotFoundHandler())
 	defer nobody.Close()
 	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", nobody.URL)
-	t.Setenv("HOME", t.TempDir())
 	if _, err := b.open(b.address, t.TempDir()); err == nil || !strings.Contains(err.Error(), "there are no credentials: set AWS_ACCESS_KEY_ID") {
 		t.Errorf("without any: %v", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -151,7 +152,12 @@ func (rec *record) hear(t *testing.T, a answer) {
 func TestSpec(t *testing.T) {
 	rec := &record{statuses: map[string]map[int]bool{}, codes: map[string]bool{}}
 	var tests []string
-	ran := 0
+	var ran atomic.Int64
+	t.Cleanup(func() { // after all of them
+		if int(ran.Load()) == len(tests) && !t.Failed() {
+			rec.check(t)
+		}
+	})
 	for _, section := range specSections {
 		for _, sentence := range section.sentences {
 			name := testName(sentence.test)
@@ -160,16 +166,18 @@ func TestSpec(t *testing.T) {
 			}
 			tests = append(tests, name)
 			t.Run(name, func(t *testing.T) {
-				ran++
+				t.Parallel()
+				ran.Add(1)
 				s := newSite(t)
 				s.hear = func(a answer) { rec.hear(t, a) }
 				sentence.test(t, s)
 			})
 		}
 	}
-	if ran < len(tests) || t.Failed() {
-		return // not all of them were to run
-	}
+}
+
+// check holds what all the tests have seen to the specification's tables.
+func (rec *record) check(t *testing.T) {
 	for _, e := range specEndpoints {
 		all := map[int]bool{}
 		for method := range strings.FieldsSeq(e.methods) {

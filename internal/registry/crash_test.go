@@ -3,6 +3,7 @@ package registry_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -32,6 +33,8 @@ const crashDir = "SLIPWAY_TEST_REGISTRY_DIR"
 const (
 	// crashGrace is its grace period; with one it cleans up and collects all the time.
 	crashGrace = "SLIPWAY_TEST_REGISTRY_GRACE"
+	// crashDatabase is the URL of its database, if that is not in its folder.
+	crashDatabase = "SLIPWAY_TEST_REGISTRY_DATABASE"
 	// crashS3 is the address of the bucket of its blobs, and crashMirror the host of the registry that it mirrors.
 	crashS3     = "SLIPWAY_TEST_REGISTRY_S3"
 	crashMirror = "SLIPWAY_TEST_REGISTRY_MIRROR"
@@ -50,7 +53,7 @@ func TestMain(m *testing.M) {
 
 // serveForCrash serves the registry in dir, and prints its address.
 func serveForCrash(dir string) error {
-	db, err := sqlstore.Open(context.Background(), filepath.Join(dir, "slipway.db"))
+	db, err := sqlstore.Open(context.Background(), cmp.Or(os.Getenv(crashDatabase), filepath.Join(dir, "slipway.db")))
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"syscall"
+	"time"
 
 	"slipway/internal/store"
 )
@@ -61,11 +62,11 @@ func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) 
 		h.log.Error("registry: request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		e = &statusError{http.StatusInternalServerError, codeUnknown, "the registry failed; its log says why"}
 	}
-	writeErrorBody(w, r, e)
+	h.writeErrorBody(w, r, e)
 }
 
 // writeErrorBody writes the one form of error that the spec knows.
-func writeErrorBody(w http.ResponseWriter, r *http.Request, e *statusError) {
+func (h *Handler) writeErrorBody(w http.ResponseWriter, r *http.Request, e *statusError) {
 	type item struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
@@ -75,17 +76,31 @@ func writeErrorBody(w http.ResponseWriter, r *http.Request, e *statusError) {
 		panic(err) // strings marshal
 	}
 	w.Header().Del("ETag")
-	writeJSON(w, r, e.status, body)
+	h.writeJSON(w, r, e.status, body)
 }
 
 // writeJSON answers with body.
-func writeJSON(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+func (h *Handler) writeJSON(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	if w.Header().Get("Content-Type") == "" {
 		w.Header().Set("Content-Type", "application/json")
 	}
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
+		defer h.bound(w, int64(len(body)))()
 		_, _ = w.Write(body) // a client that has gone takes no answer
 	}
+}
+
+// bound gives a client the time that size bytes take at 64 KiB a second, and a bit, to read an answer: one that stalls lets
+// go of its connection and of what is held for it. Call what it returns when the answer is written.
+func (h *Handler) bound(w http.ResponseWriter, size int64) (end func()) {
+	if size < 4<<10 {
+		return func() {} // the server's own buffer takes it
+	}
+	rc := http.NewResponseController(w)
+	if rc.SetWriteDeadline(time.Now().Add(2*h.stallTime+time.Duration(size/(64<<10))*time.Second)) != nil {
+		return func() {}
+	}
+	return func() { _ = rc.SetWriteDeadline(time.Time{}) }
 }

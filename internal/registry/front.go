@@ -27,7 +27,7 @@ func (h *Handler) serveFront(w http.ResponseWriter, r *http.Request, prefix stri
 		return fail(http.StatusMethodNotAllowed, codeUnsupported, "this address only mirrors another registry; push to the registry's own")
 	}
 	if r.URL.Path == "/v2/" || r.URL.Path == "/v2" {
-		writeJSON(w, r, http.StatusOK, []byte("{}"))
+		h.writeJSON(w, r, http.StatusOK, []byte("{}"))
 		return nil
 	}
 	route, ok := parseRoute(r.URL.Path)

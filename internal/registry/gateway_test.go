@@ -1,7 +1,10 @@
 package registry_test
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +27,7 @@ type gateway struct {
 	*httptest.Server
 	dir, socket string
 	cmd         *exec.Cmd
+	said        bytes.Buffer
 	// fails, unless nil, says what the proxy is to answer by itself, with that status; 0 for nothing.
 	fails atomic.Pointer[func(*http.Request) int]
 }
@@ -41,7 +45,12 @@ func newGateway(t testing.TB) *gateway {
 		t.Fatal(err)
 	}
 	g.start(program)
-	t.Cleanup(g.kill)
+	t.Cleanup(func() {
+		g.kill()
+		if t.Failed() {
+			t.Logf("the object store said: %s", &g.said)
+		}
+	})
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", r.In.Host
@@ -51,6 +60,7 @@ func newGateway(t testing.TB) *gateway {
 			return (&net.Dialer{}).DialContext(ctx, "unix", g.socket)
 		}, MaxIdleConnsPerHost: 16, DisableCompression: true},
 		// Who asks is to find what he finds when the gateway is away: a broken connection.
+		ErrorLog:     log.New(io.Discard, "", 0),
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 	}
 	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +81,7 @@ func (g *gateway) start(program string) {
 	g.t.Helper()
 	_ = os.Remove(g.socket) // of one that was killed
 	g.cmd = exec.Command(program, "--port", g.socket, "--access", "a-key", "--secret", "a-secret", "--region", "eu-west-1", "--quiet", "--keep-alive", "posix", g.dir)
-	g.cmd.Stderr = os.Stderr
+	g.cmd.Stderr = &g.said
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := g.cmd.Start(); err != nil {
 		g.t.Fatal(err)

@@ -202,6 +202,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.writeError(w, r, err)
 		}
 	})
+	// The server reads on for a while what nobody has read of a body, so that the connection can be used again.
+	if r.Body != http.NoBody {
+		setReadDeadline(http.NewResponseController(w), time.Now().Add(h.stallTime))
+	}
 }
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
@@ -265,7 +269,7 @@ func (h *Handler) serveVersion(w http.ResponseWriter, r *http.Request, who holde
 		w.Header().Set("Allow", "GET, HEAD")
 		return fail(http.StatusMethodNotAllowed, codeUnsupported, "the version check is a GET")
 	}
-	writeJSON(w, r, http.StatusOK, []byte("{}"))
+	h.writeJSON(w, r, http.StatusOK, []byte("{}"))
 	return nil
 }
 

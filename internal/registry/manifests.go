@@ -43,7 +43,7 @@ func (h *Handler) getManifest(w http.ResponseWriter, r *http.Request, req reques
 		return nil
 	}
 	w.Header().Set("Content-Type", m.MediaType)
-	writeJSON(w, r, http.StatusOK, m.Content)
+	h.writeJSON(w, r, http.StatusOK, m.Content)
 	return nil
 }
 
@@ -248,7 +248,7 @@ func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, req request) 
 		names[i] = tag.Name
 	}
 	names = cutPage(w, r, q, names, page.Limit-1)
-	return writeList(w, r, map[string]any{"name": req.name, "tags": names})
+	return h.writeList(w, r, map[string]any{"name": req.name, "tags": names})
 }
 
 // listRepositories lists repositories
@@ -264,7 +264,7 @@ func (h *Handler) listRepositories(w http.ResponseWriter, r *http.Request, req r
 		return err
 	}
 	names = cutPage(w, r, q, names, page.Limit-1)
-	return writeList(w, r, map[string]any{"repositories": names})
+	return h.writeList(w, r, map[string]any{"repositories": names})
 }
 
 // cutPage cuts names to n, and links to the next page if there is one. An empty list is not null in JSON.
@@ -281,12 +281,12 @@ func cutPage(w http.ResponseWriter, r *http.Request, q url.Values, names []strin
 	return names
 }
 
-func writeList(w http.ResponseWriter, r *http.Request, list any) error {
+func (h *Handler) writeList(w http.ResponseWriter, r *http.Request, list any) error {
 	body, err := json.Marshal(list)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, r, http.StatusOK, body)
+	h.writeJSON(w, r, http.StatusOK, body)
 	return nil
 }
 
@@ -322,5 +322,5 @@ func (h *Handler) listReferrers(w http.ResponseWriter, r *http.Request, req requ
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
 	w.Header().Set("Content-Type", mediaIndex)
-	return writeList(w, r, map[string]any{"schemaVersion": 2, "mediaType": mediaIndex, "manifests": descriptors})
+	return h.writeList(w, r, map[string]any{"schemaVersion": 2, "mediaType": mediaIndex, "manifests": descriptors})
 }

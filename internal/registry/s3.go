@@ -106,6 +106,7 @@ func (s *S3) put(ctx context.Context, key string, from io.Reader, size int64) er
 	defer cancel()
 	_, err := s.client.PutObject(ctx, s.bucket, key, from, size, minio.PutObjectOptions{
 		ContentType: "application/octet-stream", PartSize: uint64(max(partSize, (size+maxParts-1)/maxParts)), NumThreads: partsAtOnce,
+		DisableContentSha256: size == 0, // without TLS a signed stream has an end of its own, which the Versity gateway leaves unread then
 	})
 	return s.explain(err)
 }
@@ -193,9 +194,14 @@ func (s *S3) setAside(ctx context.Context, d digest) error {
 
 // sweep implements storage: parts of large blobs that a killed process left cost money, and no list of objects shows them.
 func (s *S3) sweep(ctx context.Context, then time.Time) (n int, err error) {
-	ctx, cancel := context.WithCancel(ctx) // the library's list lives until then
-	defer cancel()
-	for upload := range s.client.ListIncompleteUploads(ctx, s.bucket, s.prefix+"blobs/", true) {
+	ctx, cancel := context.WithCancel(ctx)
+	uploads := s.client.ListIncompleteUploads(ctx, s.bucket, s.prefix+"blobs/", true)
+	defer func() {
+		cancel()
+		for range uploads { // until the library has noticed
+		}
+	}()
+	for upload := range uploads {
 		if upload.Err != nil {
 			return n, fmt.Errorf("list unfinished uploads of the bucket %s: %w", s.bucket, s.explain(upload.Err))
 		}

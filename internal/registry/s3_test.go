@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -213,6 +214,29 @@ func TestS3(t *testing.T) {
 	s.want(s.do("GET", "/v2/octo/app/blobs/"+digest, nil), 404)
 	s.want(s.putManifest("octo/app", "v2", m), 201)
 	s.pushBlob("octo/app", content)
+	s.check(registry.CheckOptions{Verify: true})
+}
+
+// A prefix may have any characters, and a blob no bytes.
+func TestS3Prefix(t *testing.T) {
+	b := newBucket(t)
+	s := newSite(t, func(o *registry.Options) {
+		objects, err := b.open(strings.Replace(b.address, "/"+strings.Trim(b.prefix, "/"), "/a%20b/%C3%BC+1%25/", 1), o.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.S3 = objects
+	})
+	for _, content := range []string{"", "one"} {
+		digest := s.pushBlob("octo/app", []byte(content))
+		at := s.redirected("/v2/octo/app/blobs/" + digest).Header.Get("Location")
+		if got := s.want(s.do("GET", at, nil, "Authorization: "), 200); string(got.body) != content {
+			t.Errorf("%q came back as %q", content, got.body)
+		}
+		if keys := b.keys(); !slices.Contains(keys, "a b/ü+1%/blobs/"+strings.Replace(digest, ":", "/", 1)) {
+			t.Errorf("the bucket has %q", keys)
+		}
+	}
 	s.check(registry.CheckOptions{Verify: true})
 }
 

@@ -244,7 +244,7 @@ func testErrors(t *testing.T, s *site) {
 	s.want(s.do("POST", "/v2/octo/app/blobs/uploads/", nil, reader), 403, "DENIED")
 	s.want(s.do("DELETE", "/v2/octo/app/manifests/v1", nil, reader), 403, "DENIED")
 
-	busy := newSite(t, func(o *registry.Options) { o.StallTime = 2 * time.Second })
+	busy := newSite(t, func(o *registry.Options) { o.StallTime = 6 * time.Second })
 	busy.hear = s.hear
 	location := busy.start("a")
 	for {

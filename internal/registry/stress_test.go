@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 	"slipway/internal/retention"
 	"slipway/internal/store"
 	"slipway/internal/store/sqlstore"
+	"slipway/internal/store/sqlstore/pgtest"
 )
 
 var stressTime = flag.Duration("stress", 0, "how long TestStress and TestStressS3 push, pull, delete and kill (default 10 and 5 seconds)")
@@ -38,14 +40,14 @@ func TestStress(t *testing.T) {
 	s.run(cmp.Or(*stressTime, 10*time.Second))
 }
 
-// TestStressS3 is TestStress with the blobs in a bucket, whose store is killed as well.
+// TestStressS3 is TestStress with the blobs in a bucket, whose store is killed as well, and with PostgreSQL.
 func TestStressS3(t *testing.T) {
 	b := newBucket(t)
 	if b.gateway == nil {
 		t.Skip("only the gateway of the tests can be killed")
 	}
 	// Objects' times are in seconds, and while the store is away, requests take some.
-	s := newStress(t, 5*time.Second, crashS3+"="+b.address)
+	s := newStress(t, 3*time.Second, crashS3+"="+b.address, crashDatabase+"="+pgtest.Start(t))
 	s.gateway = b.gateway
 	s.run(cmp.Or(*stressTime, 5*time.Second))
 	if len(b.uploads()) > 0 {
@@ -63,7 +65,7 @@ func newStress(t *testing.T, grace time.Duration, env ...string) *stress {
 	for range 500 {
 		s.shared = append(s.shared, random(5000))
 	}
-	s.env = append(env, crashGrace+"="+grace.String(), crashMirror+"="+s.mirrored.host())
+	s.env = append(env, crashMirror+"="+s.mirrored.host(), crashGrace+"="+grace.String())
 	return s
 }
 
@@ -78,7 +80,8 @@ func (s *stress) enough() bool {
 			return false
 		}
 	}
-	return s.counts["kills"] > 1 && (s.gateway == nil || s.counts["kills of the object store"] > 0)
+	freed, _ := s.freed()
+	return freed > 0 && s.counts["kills"] > 1 && (s.gateway == nil || s.counts["kills of the object store"] > 0)
 }
 
 // run does it for that long, and until enough was tried.
@@ -141,7 +144,7 @@ func (s *stress) run(long time.Duration) {
 	kill()
 
 	// Everything that was accepted is there.
-	url, kill := startServer(t, s.dir, s.env[:len(s.env)-2]...)
+	url, kill := startServer(t, s.dir, s.env[:len(s.env)-1]...) // without the grace period
 	s.serve(url)
 	maps.Copy(s.tags, s.fixed)
 	for name, pushed := range s.tags {
@@ -156,7 +159,7 @@ func (s *stress) run(long time.Duration) {
 // finish checks that after the grace period nothing else is there.
 func (s *stress) finish() {
 	t := s.t
-	db, err := sqlstore.Open(t.Context(), filepath.Join(s.dir, "slipway.db"))
+	db, err := sqlstore.Open(t.Context(), cmp.Or(s.getenv(crashDatabase), filepath.Join(s.dir, "slipway.db")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,26 +215,27 @@ func (s *stress) finish() {
 	if err != nil || len(quotas) != 1 || quotas[0].Used > stressQuota || quotas[0].Used == 0 {
 		t.Errorf("of the quota of %d: %+v, %v", stressQuota, quotas, err)
 	}
-	// Of what the servers said; the last words of those that were killed are not among it.
-	lines, err := os.ReadFile(filepath.Join(s.dir, crashFreed))
-	if err != nil {
-		t.Fatal(err)
-	}
-	freed, size := 0, 0
-	for line := range strings.Lines(string(lines)) {
-		var b, n int
-		if _, err := fmt.Sscan(line, &b, &n); err == nil { // not cut short
-			freed, size = freed+b, size+n
-		}
-	}
-	if freed == 0 {
-		t.Error("nothing was collected while it went on")
-	}
+	freed, size := s.freed()
 	for _, what := range slices.Sorted(maps.Keys(s.counts)) {
 		t.Logf("%7d %s", s.counts[what], what)
 	}
 	t.Logf("%d blobs of %d bytes were collected meanwhile; at last %+v and %+v went, and %d uploads; %d tags and %d blobs are left",
 		freed, size, cleaned, collected, swept, len(s.tags), len(blobs))
+}
+
+// freed is how many blobs and bytes the servers said that they collected. The last words of those that were killed are not among it.
+func (s *stress) freed() (blobs, size int) {
+	lines, err := os.ReadFile(filepath.Join(s.dir, crashFreed))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.t.Error(err)
+	}
+	for line := range strings.Lines(string(lines)) {
+		var b, n int
+		if _, err := fmt.Sscan(line, &b, &n); err == nil { // not cut short
+			blobs, size = blobs+b, size+n
+		}
+	}
+	return blobs, size
 }
 
 // blobs are the digests of those that are stored.

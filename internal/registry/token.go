@@ -124,7 +124,11 @@ func (h *Handler) serveToken(w http.ResponseWriter, r *http.Request) error {
 		scopes = r.URL.Query()["scope"]
 	case http.MethodPost:
 		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
-		if err := r.ParseForm(); err != nil {
+		rc := http.NewResponseController(w)
+		setReadDeadline(rc, time.Now().Add(h.stallTime))
+		err := r.ParseForm()
+		setReadDeadline(rc, time.Time{})
+		if err != nil {
 			return fail(http.StatusBadRequest, codeUnsupported, "the form of the token request cannot be read: %v", err)
 		}
 		given = true
@@ -176,7 +180,7 @@ func (h *Handler) serveToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, r, http.StatusOK, body)
+	h.writeJSON(w, r, http.StatusOK, body)
 	return nil
 }
 

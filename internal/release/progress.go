@@ -42,6 +42,8 @@ type Workload struct {
 	Ref
 	// Replicas is how many pods it had before.
 	Replicas int64 `json:"replicas"`
+	// Scaled is how many a step has left it meanwhile; 0 if that was not changed.
+	Scaled int64 `json:"scaled,omitempty"`
 }
 
 // Route is an HTTPRoute whose weights are set.

@@ -65,13 +65,17 @@ func New(o Options) *Client {
 // Close lets go of the connections that nobody uses.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// checkRedirect follows a registry to where its blobs are, but not to plain HTTP.
+// checkRedirect follows a registry to where its blobs are, but not to plain HTTP, and takes no credentials along: net/http
+// would, to another port and to what is below the host.
 func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 5 {
 		return errors.New("too many redirects")
 	}
 	if req.URL.Scheme != "https" && !slices.Contains(c.insecure, req.URL.Host) {
 		return fmt.Errorf("the registry redirects to %s by plain HTTP", req.URL.Host)
+	}
+	if first := via[0].URL; req.URL.Host != first.Host || req.URL.Scheme != first.Scheme {
+		req.Header.Del("Authorization")
 	}
 	return nil
 }

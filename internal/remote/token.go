@@ -78,8 +78,8 @@ func (c *Client) authorize(ctx context.Context, host, key, scope string, header 
 				return fmt.Errorf("the token endpoint of %s: %w", host, err)
 			}
 			realm, err := url.Parse(options.Realm)
-			if err != nil || realm.Scheme != "https" && !(realm.Scheme == "http" && slices.Contains(c.insecure, host)) {
-				return fmt.Errorf("the token endpoint of %s is not reached by HTTPS; nothing was sent there", host)
+			if err != nil || realm.Scheme != "https" && !(realm.Scheme == "http" && c.plain(host, realm)) {
+				return fmt.Errorf("the token endpoint of %s, %.200q, is not reached by HTTPS; nothing was sent there", host, options.Realm)
 			}
 			options.Scopes = []string{scope}
 			text, life, err := c.fetchToken(ctx, options)
@@ -91,6 +91,16 @@ func (c *Client) authorize(ctx context.Context, host, key, scope string, header 
 		}
 	}
 	return refused
+}
+
+// plain reports whether a token for a registry may be asked for by plain HTTP there: of the registry itself, on whatever port,
+// if that is spoken to so, or of a host that is by itself.
+func (c *Client) plain(host string, realm *url.URL) bool {
+	if slices.Contains(c.insecure, realm.Host) {
+		return true
+	}
+	own := url.URL{Host: host}
+	return slices.Contains(c.insecure, host) && own.Hostname() == realm.Hostname()
 }
 
 // fetchToken gets a token, by GET with Basic credentials, or by a form if there is but an identity token.

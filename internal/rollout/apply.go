@@ -227,9 +227,7 @@ func applyOne(ctx context.Context, r Request, one Difference) (Change, error) {
 			return change, err
 		}
 	}
-	u := one.Object.DeepCopy()
-	utils.RemoveCABundleFromCRD(u)
-	return change, put(ctx, r.Client, u)
+	return change, put(ctx, r.Client, one.desired())
 }
 
 // put applies an object as Slipway's own, and makes u what the server has then, or would have.

@@ -14,6 +14,7 @@ import (
 	"github.com/fluxcd/pkg/ssa/utils"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -55,6 +56,8 @@ type Difference struct {
 
 	live    *unstructured.Unstructured // nil if there is none
 	untried bool                       // there was no dry run
+	// othersScale is true if somebody else owns the number of replicas, so that applying leaves it out.
+	othersScale bool
 }
 
 // Differences is what a deployment would do, in the order of the objects.
@@ -264,8 +267,9 @@ func find(ctx context.Context, c *kube.Client, u *unstructured.Unstructured) (*u
 }
 
 // diffObject compares one object with live, as it is in the cluster. If scaler is not empty, it names what scales the object; its number
-// of replicas then is what it is, also in o. To leave the number out of o would set it to 1, because the server removes
-// fields that their manager gives up.
+// of replicas then is what it is, also in o. As long as it is Slipway's, it is applied like that: the server removes fields that their
+// manager gives up, and so would set it to 1. Once the scaler has changed it, it is left out, so that a change that comes at the same
+// moment stays.
 func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstructured.Unstructured, scaler string) (Difference, error) {
 	d := Difference{Object: o, Action: Unchanged, live: live}
 	if err := foreign(r, o, live); err != nil {
@@ -280,8 +284,8 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 			return d, fmt.Errorf("set the replicas of %s: %w", o, err)
 		}
 	}
-	after := o.DeepCopy()
-	utils.RemoveCABundleFromCRD(after)
+	d.othersScale = scaler != "" && live != nil && !appliedReplicas(live)
+	after := d.desired()
 	err := put(ctx, r.Client, after, client.DryRunAll)
 	switch {
 	case err == nil && d.live == nil:
@@ -306,6 +310,24 @@ func diffObject(ctx context.Context, r Request, o manifest.Object, live *unstruc
 		d.Err = refused(r.Client, ssaerrors.NewDryRunErr(err, o.Unstructured), []manifest.Object{o})
 	}
 	return d, nil
+}
+
+// appliedReplicas reports whether the number of replicas of an object is owned by Slipway, as a field that it has applied.
+func appliedReplicas(live *unstructured.Unstructured) bool {
+	return slices.ContainsFunc(live.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
+		return entry.Manager == FieldManager && entry.Operation == metav1.ManagedFieldsOperationApply && entry.FieldsV1 != nil &&
+			slices.Contains(managedPaths(entry.FieldsV1.GetRawBytes()), "spec.replicas")
+	})
+}
+
+// desired returns a copy of the object as it is applied.
+func (d Difference) desired() *unstructured.Unstructured {
+	u := d.Object.DeepCopy()
+	utils.RemoveCABundleFromCRD(u)
+	if d.othersScale && d.Action != Create && d.Action != Replace {
+		unstructured.RemoveNestedField(u.Object, "spec", "replicas")
+	}
+	return u
 }
 
 // ReplaceAnnotation set to "true" on an object allows to delete it and create it again when a field changes that

@@ -143,6 +143,12 @@ spec:
 `)
 }
 
+// absent edits a manifest so that its image is not there: such a version fails as soon as its first pod should start, where one
+// that crashes has to do so three times.
+func absent(edit ...string) []string {
+	return append(edit, "slipway.test/deploy:1", "slipway.test/none:1", "IfNotPresent", "Never")
+}
+
 // step is a deploy step with the given manifest. The caller closes its workspace.
 func (s *site) step(yaml string, set ...func(*rollout.Step)) rollout.Step {
 	s.t.Helper()
@@ -277,11 +283,7 @@ func (s *site) pushed() ci.Image {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	s.t.Cleanup(server.Close)
 	host := strings.TrimPrefix(server.URL, "http://")
-	options := s.Options
-	options.Registries = []cluster.Registry{{Host: host}}
-	if err := cluster.SetRegistries(s.t.Context(), options); err != nil {
-		s.t.Fatal(err)
-	}
+	s.Registry(cluster.Registry{Host: host})
 	ref := host + "/shop/web:7"
 	var tar bytes.Buffer
 	if err := cluster.WriteProgramImage(&tar, ref, build(s.t)); err != nil {
@@ -555,9 +557,12 @@ volumeBindingMode: WaitForFirstConsumer
 	// The new revision of one fails, and the pods of its old one do not confuse. Only one is broken: which of two is
 	// noticed first is chance.
 	broken, fine, _ := strings.Cut(yaml("v3"), "kind: DaemonSet")
-	broken = strings.NewReplacer("slipway.test/deploy:1", "slipway.test/none:1", "IfNotPresent", "Never").Replace(broken)
+	broken = strings.NewReplacer(absent()...).Replace(broken)
 	s.fails(broken+"kind: DaemonSet"+fine, fault.Failed,
-		[]string{"statefulset/a: pod a-1 may not pull image", "the old version still serves: 1 of 2"})
+		[]string{"statefulset/a: pod a-1 may not pull image", "the old version still serves: 1 of 2", "ROLLED BACK: release 2 serves again"})
+	if got := s.Kubectl("get", "pods", "-l", "app=stateful", "-o", "jsonpath={.items[*].spec.containers[0].env[0].value}"); got != "v2 v2" {
+		t.Errorf("after going back, the pods have versions %q", got)
+	}
 }
 
 func TestForbidden(t *testing.T) {

@@ -355,6 +355,11 @@ func (d *deployment) roll(ctx, applying context.Context, differences Differences
 	if err := d.apply(ctx, applying, order.rest); err != nil {
 		return err
 	}
+	if d.restoring || d.r.manual {
+		if err := d.unstick(applying); err != nil {
+			return err
+		}
+	}
 	watched := d.r
 	watched.Objects = slices.DeleteFunc(objects, func(o manifest.Object) bool { return hookOf(o) != "" })
 	statuses, err := watch(ctx, watched, d.deadline, d.timeout, d.p)

@@ -234,8 +234,8 @@ func TestNothingChanged(t *testing.T) {
 func TestKeepFailed(t *testing.T) {
 	s := start(t)
 	s.must(web())
-	_, _, err := s.deploy(t.Context(), web("MODE, value: serve", "MODE, value: crash")+config("new", "x"), func(step *rollout.Step) { step.KeepFailed = true })
-	wantError(t, err, fault.Failed, "exits with code 3", "it is not rolled back, as was asked")
+	_, _, err := s.deploy(t.Context(), web(absent()...)+config("new", "x"), func(step *rollout.Step) { step.KeepFailed = true })
+	wantError(t, err, fault.Failed, "may not pull image", "it is not rolled back, as was asked")
 	s.wantThere("deployment.apps/web", "configmap/new")
 	out, err := s.rollback(0)
 	if err != nil {
@@ -255,8 +255,8 @@ func TestRollbackFails(t *testing.T) {
 	s.must(web())
 	s.Kubectl("create", "quota", "none", "--hard=configmaps=0")
 	s.Kubectl("delete", "secret", "slipway.test.1")
-	_, _, err := s.deploy(t.Context(), web("MODE, value: serve", "MODE, value: crash"))
-	wantError(t, err, fault.Failed, "exits with code 3", "ROLLBACK FAILED: going back to release 1 failed as well", "is locked until somebody has looked at it")
+	_, _, err := s.deploy(t.Context(), web(absent()...))
+	wantError(t, err, fault.Failed, "may not pull image", "ROLLBACK FAILED: going back to release 1 failed as well", "is locked until somebody has looked at it")
 	s.fails(web(), fault.Conflict, []string{"is locked: release 2 failed, and going back to release 1 failed as well", "slipway env unlock test -n " + s.Namespace})
 	place := s.place()
 	if err := place.Unlock(t.Context()); err != nil {
@@ -309,12 +309,12 @@ func TestResumed(t *testing.T) {
 	// A successor whose version does not work goes back.
 	ctx, kill = context.WithCancel(t.Context())
 	defer kill()
-	crash := web("v1}", "v3}", "MODE, value: serve", "MODE, value: crash")
+	bad := web(absent("v1}", "v3}")...)
 	run = func(step *rollout.Step) {
 		step.Release = ci.Release{Repo: "team/app", Run: 8, Step: "deploy"}
 		step.Resumed = func() bool { return true }
 	}
-	_, _, err = s.deploy(ctx, crash, run, s.onLine(func(line string) {
+	_, _, err = s.deploy(ctx, bad, run, s.onLine(func(line string) {
 		if strings.Contains(line, "deployment/web: configured") {
 			kill()
 		}
@@ -323,6 +323,6 @@ func TestResumed(t *testing.T) {
 		t.Fatal("the deployment was not interrupted")
 	}
 	s.line = nil
-	s.fails(crash, fault.Failed, []string{"ROLLED BACK: release 2 serves again"}, run)
+	s.fails(bad, fault.Failed, []string{"ROLLED BACK: release 2 serves again"}, run)
 	s.wantServing("v2", "v2")
 }

@@ -538,12 +538,39 @@ func (s *steps) take(ctx, applying context.Context, request Request) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range s.canaries {
-		if _, says := replicasOf(c.after); !says && !c.autoscaled && slices.ContainsFunc(request.Objects, func(o manifest.Object) bool { return release.RefOf(o.Unstructured).Key() == c.Key() }) {
-			if err := s.scale(applying, c.Ref, c.Replicas); err != nil {
-				return err
-			}
+	for _, one := range differences {
+		if err := s.scaleBack(applying, one); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// scaleBack gives a Deployment of which no manifest says how many pods it has the number that it had before it was applied, or
+// before a step left it fewer. What somebody else has scaled stays.
+func (s *steps) scaleBack(ctx context.Context, one Difference) error {
+	i := slices.IndexFunc(s.canaries, func(c canary) bool { return c.Key() == release.RefOf(one.Object.Unstructured).Key() })
+	if i < 0 || s.canaries[i].autoscaled {
+		return nil
+	}
+	c := s.canaries[i]
+	if _, says := replicasOf(c.after); says {
+		return nil
+	}
+	live, err := s.find(ctx, c.after)
+	if err != nil || live == nil {
+		return err
+	}
+	before, _ := replicasOf(one.live)
+	now, _ := replicasOf(live)
+	wanted := before
+	if c.Scaled != 0 && before == c.Scaled {
+		wanted = c.Replicas
+	}
+	// The server sets a number to 1 that was in the manifest until now.
+	_, said := replicasOf(c.before)
+	if untouched := now == before || said && now == 1; now == wanted || !untouched {
+		return nil
+	}
+	return s.scale(ctx, c.Ref, wanted)
 }

@@ -74,7 +74,7 @@ func (s *steps) takeBack(ctx context.Context) error {
 		if _, says := replicasOf(differences[i].Object.Unstructured); says || differences[i].live == nil {
 			continue
 		}
-		if live, _ := replicasOf(differences[i].live); live < w.Replicas {
+		if live, _ := replicasOf(differences[i].live); live == w.Scaled && live != w.Replicas { // else somebody else scales it
 			if err := s.scale(ctx, w.Ref, w.Replicas); err != nil {
 				return err
 			}

@@ -534,7 +534,7 @@ func TestRecreate(t *testing.T) {
 	if got := s.Kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.strategy.type} {.spec.strategy.rollingUpdate.maxUnavailable}"); got != "RollingUpdate 0" {
 		t.Errorf("afterwards the strategy is %s", got)
 	}
-	s.fails(app("v1}", "v3}", "MODE, value: serve", "MODE, value: crash"), fault.Failed, []string{"exits with code 3", "ROLLED BACK: release 2 serves again"}, recreate)
+	s.fails(app(absent("v1}", "v3}")...), fault.Failed, []string{"may not pull image", "ROLLED BACK: release 2 serves again"}, recreate)
 	s.wantLeft("v2", "v2")
 	s.wantPlain("deployment.apps/web", "service/web")
 	// It is canceled while the old pods end.

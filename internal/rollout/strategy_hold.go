@@ -203,7 +203,7 @@ func (h *holding) look(ctx context.Context) error {
 	}
 	for i := range h.canaries {
 		c := &h.canaries[i]
-		if !c.autoscaled {
+		if !c.follows() {
 			continue
 		}
 		stable, err := find(ctx, h.r.Client, c.before)

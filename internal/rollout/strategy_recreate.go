@@ -27,12 +27,12 @@ import (
 func (d *deployment) recreate(ctx, applying context.Context, strategy ci.Strategy, differences Differences) error {
 	differences = slices.Clone(differences)
 	p := &release.Progress{Release: d.record.Number, Kind: ci.Recreate}
-	var originals []manifest.Object
+	var originals Differences
 	for i, one := range differences {
 		if !recreated(strategy, one) {
 			continue
 		}
-		originals = append(originals, one.Object)
+		originals = append(originals, one)
 		p.Workloads = append(p.Workloads, release.Workload{Ref: release.RefOf(one.Object.Unstructured)})
 		differences[i].Object = manifest.Object{Unstructured: one.Object.DeepCopy(), Origin: one.Object.Origin}
 		unstructured.RemoveNestedField(differences[i].Object.Object, "spec", "strategy")
@@ -44,7 +44,8 @@ func (d *deployment) recreate(ctx, applying context.Context, strategy ci.Strateg
 	if err := d.saveProgress(applying, p); err != nil {
 		return err
 	}
-	for _, o := range originals {
+	for _, one := range originals {
+		o := one.Object
 		// The server would refuse an object that says Recreate, as long as the one in the cluster has bounds for rolling.
 		err := d.setStrategy(applying, o, map[string]any{"type": string(appsv1.RecreateDeploymentStrategyType), "rollingUpdate": nil})
 		if err != nil {
@@ -55,11 +56,12 @@ func (d *deployment) recreate(ctx, applying context.Context, strategy ci.Strateg
 	if err := d.roll(ctx, applying, differences); err != nil {
 		return err
 	}
-	for _, o := range originals {
+	for _, one := range originals {
+		o := one.Object
 		if err := d.rollAgain(applying, o); err != nil {
 			return err
 		}
-		if err := retry(applying, d.r.Client, d.p, func() error { return put(applying, d.r.Client, o.DeepCopy()) }); err != nil {
+		if err := retry(applying, d.r.Client, d.p, func() error { return put(applying, d.r.Client, one.desired()) }); err != nil {
 			return refused(d.r.Client, err, []manifest.Object{o})
 		}
 	}

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -180,7 +181,7 @@ func (s *steps) set(ctx context.Context, weight int64) error {
 // sizes returns how many pods the old and the new version of a Deployment have at a weight.
 func (s *steps) sizes(c *canary, live, weight int64) (oldPods, newPods int64) {
 	full := c.Replicas
-	if c.autoscaled {
+	if c.follows() {
 		full = live
 	}
 	after := full
@@ -194,6 +195,41 @@ func (s *steps) sizes(c *canary, live, weight int64) (oldPods, newPods int64) {
 		return full, min(full, max(1, (full*weight+99)/100))
 	}
 	return portions(full, weight)
+}
+
+// follows reports whether somebody else says how many pods the Deployment has: an autoscaler, or whoever scales what the
+// manifests leave open.
+func (c *canary) follows() bool {
+	if c.autoscaled {
+		return true
+	}
+	_, said := replicasOf(c.before)
+	_, says := replicasOf(c.after)
+	return !said && !says && c.Scaled == 0
+}
+
+// scaleOld gives the old version of a Deployment that many of its pods, all of them for its full number. What somebody else scales meanwhile
+// is left alone.
+func (s *steps) scaleOld(ctx context.Context, c *canary, live, wanted int64) error {
+	if c.autoscaled || wanted == live || c.Scaled != 0 && c.Scaled != live {
+		return nil
+	}
+	if c.follows() {
+		c.Replicas = live
+	}
+	c.Scaled = 0
+	if wanted != c.Replicas {
+		c.Scaled = wanted
+	}
+	for i := range s.progress.Workloads {
+		if w := &s.progress.Workloads[i]; w.Key() == c.Key() {
+			w.Replicas, w.Scaled = c.Replicas, cmp.Or(c.Scaled, live) // who takes it back knows, whether it happened or not
+		}
+	}
+	if err := s.save(ctx); err != nil {
+		return err
+	}
+	return s.scale(ctx, c.Ref, wanted)
 }
 
 // bringUp makes the pods of the new version that a weight needs.
@@ -250,10 +286,8 @@ func (s *steps) share(ctx context.Context, c *canary, weight int64) error {
 	}
 	n, _ := replicasOf(stable)
 	oldPods, newPods := s.sizes(c, n, weight)
-	if !c.autoscaled && oldPods != n {
-		if err := s.scale(ctx, c.Ref, oldPods); err != nil {
-			return err
-		}
+	if err := s.scaleOld(ctx, c, n, oldPods); err != nil {
+		return err
 	}
 	if err := s.resize(ctx, c, newPods); err != nil {
 		return err

@@ -101,6 +101,10 @@ func (d *Draft) Job(id int64) *ci.Job {
 // RunFilter chooses runs. Its zero value means the newest 50 of all repos.
 type RunFilter struct {
 	Repo string
+	// Repos, unless it is nil, are the repos that they may be of.
+	Repos []string
+	// Numbers, if they are not empty, are those that the runs may have; 500 at most. Repo should be set, too.
+	Numbers []int64
 	// Before returns only runs with a smaller ID, for paging; 0 means from the newest.
 	Before int64
 	// Image, if it is not empty, returns only runs that pushed it: a reference as it was pushed, or a digest.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -257,29 +258,29 @@ func (p *pages) subImages(ctx context.Context, repo, shown string) ([]string, er
 // pushedBy is how a run is called in the histories of tags, see package auth.
 var pushedBy = regexp.MustCompile(`^([^ ]+/[^ ]+) run ([0-9]{1,18})$`)
 
-// runOf returns the run of the repo that is called by, or nil. found remembers.
-func (p *pages) runOf(ctx context.Context, repo, by string, found map[string]*ci.Run) (*ci.Run, error) {
-	if run, ok := found[by]; ok {
-		return run, nil
+// runsBy returns the runs of the repo that are called so. It is for no more than shownHistory names.
+func (p *pages) runsBy(ctx context.Context, repo string, names []string) (map[string]*ci.Run, error) {
+	called := map[int64][]string{}
+	for _, name := range names {
+		match := pushedBy.FindStringSubmatch(name)
+		if match == nil || match[1] != repo {
+			continue
+		}
+		if number, err := strconv.ParseInt(match[2], 10, 64); err == nil { // no run has a number that is none
+			called[number] = append(called[number], name)
+		}
 	}
-	found[by] = nil
-	match := pushedBy.FindStringSubmatch(by)
-	if match == nil || match[1] != repo {
-		return nil, nil
+	found := map[string]*ci.Run{}
+	if len(called) == 0 {
+		return found, nil
 	}
-	number, err := strconv.ParseInt(match[2], 10, 64)
-	if err != nil {
-		return nil, nil //nolint:nilerr // no run has such a number
+	runs, err := p.Store.ListRuns(ctx, store.RunFilter{Repo: repo, Numbers: slices.Collect(maps.Keys(called)), Limit: shownHistory})
+	for _, run := range runs {
+		for _, name := range called[run.Number] {
+			found[name] = &run
+		}
 	}
-	run, err := p.Store.FindRun(ctx, repo, number)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	found[by] = &run
-	return &run, nil
+	return found, err
 }
 
 // showTags sets the lines of the tags, with their runs and what serves them.
@@ -288,12 +289,16 @@ func (p *pages) showTags(ctx context.Context, view *imagesView) error {
 	if err != nil {
 		return err
 	}
-	found := map[string]*ci.Run{}
+	var names []string
 	for _, t := range view.Tags {
-		line := tagView{Standing: t}
-		if line.Run, err = p.runOf(ctx, view.Repo.Name, t.By, found); err != nil {
-			return err
-		}
+		names = append(names, t.By)
+	}
+	runs, err := p.runsBy(ctx, view.Repo.Name, names)
+	if err != nil {
+		return err
+	}
+	for _, t := range view.Tags {
+		line := tagView{Standing: t, Run: runs[t.By]}
 		for _, release := range releases {
 			if release.Status == ci.Success && deploys(release, t.Digest) {
 				line.Serves = append(line.Serves, release)
@@ -351,8 +356,9 @@ func (p *pages) imageHistory(w http.ResponseWriter, r *http.Request) error {
 	if len(history) == 0 {
 		return fault.New(fault.NotFound, "%s never had a tag %s", image, view.Tag)
 	}
-	var digests []string
+	var digests, names []string
 	for _, change := range history {
+		names = append(names, change.By)
 		if change.Digest != "" {
 			digests = append(digests, change.Digest)
 		}
@@ -366,12 +372,12 @@ func (p *pages) imageHistory(w http.ResponseWriter, r *http.Request) error {
 	for _, m := range manifests {
 		there[m.Digest] = true
 	}
-	found := map[string]*ci.Run{}
+	runs, err := p.runsBy(r.Context(), repo.Name, names)
+	if err != nil {
+		return err
+	}
 	for _, change := range history {
-		line := historyLine{TagChange: change, Back: change.Digest != "" && there[change.Digest] && change.Digest != history[0].Digest}
-		if line.Run, err = p.runOf(r.Context(), repo.Name, change.By, found); err != nil {
-			return err
-		}
+		line := historyLine{TagChange: change, Run: runs[change.By], Back: change.Digest != "" && there[change.Digest] && change.Digest != history[0].Digest}
 		view.History = append(view.History, line)
 	}
 	if history[0].Digest != "" {

@@ -10,13 +10,8 @@ import (
 	"slipway/internal/store"
 )
 
-// Bounds of a list of runs.
-const (
-	listed = 50
-	// scanned is how many runs are looked at for a list at most; who may see few of many gets a shorter page with a link
-	// to older ones.
-	scanned = 5000
-)
+// listed is how many runs a list has at most.
+const listed = 50
 
 // runsView is a list of runs. Of one repo, Repo is set.
 type runsView struct {
@@ -90,33 +85,16 @@ func (p *pages) listAll(r *http.Request, who auth.Principal) (runsView, error) {
 	if err != nil {
 		return view, err
 	}
-	see := map[string]bool{}
+	names := []string{}
 	for _, repo := range repos {
 		if visible(repo, who) {
-			see[repo.Name] = true
+			names = append(names, repo.Name)
 			view.Repos = append(view.Repos, repo)
 		}
 	}
-	filter := store.RunFilter{Before: before(r), Limit: listed + 1}
-	if len(see) < len(repos) {
-		filter.Limit = 500
-	}
-	end := len(view.Repos) == 0
-	for looked := 0; !end && len(view.Runs) <= listed && looked < scanned; looked += filter.Limit {
-		found, err := p.Store.ListRuns(r.Context(), filter)
-		if err != nil {
-			return view, err
-		}
-		end = len(found) < filter.Limit
-		for _, run := range found {
-			filter.Before = run.ID
-			if see[run.Repo] {
-				view.Runs = append(view.Runs, run)
-			}
-		}
-	}
-	view.cut("/", filter.Before, end, before(r))
-	return view, nil
+	view.Runs, err = p.Store.ListRuns(r.Context(), store.RunFilter{Repos: names, Before: before(r), Limit: listed + 1})
+	view.cut("/", before(r))
+	return view, err
 }
 
 func (p *pages) listRepo(r *http.Request, repo ci.Repo) (runsView, error) {
@@ -126,19 +104,15 @@ func (p *pages) listRepo(r *http.Request, repo ci.Repo) (runsView, error) {
 		return view, err
 	}
 	view.Runs = found
-	view.cut("/"+repo.Name, 0, true, before(r))
+	view.cut("/"+repo.Name, before(r))
 	return view, nil
 }
 
-// cut leaves one page of the runs, and sets the links to the others. last is the oldest run that was looked at, end
-// tells that there is none before it.
-func (v *runsView) cut(path string, last int64, end bool, before int64) {
+// cut leaves one page of the runs, and sets the links to the others.
+func (v *runsView) cut(path string, before int64) {
 	if len(v.Runs) > listed {
 		v.Runs = v.Runs[:listed]
-		last, end = v.Runs[listed-1].ID, false
-	}
-	if !end {
-		v.Older = path + "?" + url.Values{"before": {strconv.FormatInt(last, 10)}}.Encode()
+		v.Older = path + "?" + url.Values{"before": {strconv.FormatInt(v.Runs[listed-1].ID, 10)}}.Encode()
 	}
 	if before > 0 {
 		v.Newer = path

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -129,6 +130,26 @@ func (c *Cluster) Import(ref string, program []byte) {
 	if err := cluster.ImportImage(c.t.Context(), c.Options, &image); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// Registry lets the node pull from a registry in a special way until the end of the test. The registries of other tests
+// stay as they are.
+func (c *Cluster) Registry(r cluster.Registry) {
+	c.t.Helper()
+	without := func(all []cluster.Registry) []cluster.Registry {
+		return slices.DeleteFunc(all, func(one cluster.Registry) bool { return one.Host == r.Host })
+	}
+	err := cluster.ChangeRegistries(c.t.Context(), c.Options, func(all []cluster.Registry) []cluster.Registry {
+		return append(without(all), r)
+	})
+	if err != nil {
+		c.t.Fatalf("tell the node of the registry %s: %v", r.Host, err)
+	}
+	c.t.Cleanup(func() {
+		if err := cluster.ChangeRegistries(context.WithoutCancel(c.t.Context()), c.Options, without); err != nil {
+			c.t.Errorf("let the node forget the registry %s: %v", r.Host, err)
+		}
+	})
 }
 
 // Program builds a static program of the one Go file whose text is source. It may import the standard library only.

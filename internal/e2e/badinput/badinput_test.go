@@ -3,9 +3,6 @@ package badinput_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,84 +10,37 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"slipway/internal/e2e/program"
 	"slipway/internal/testneeds"
 )
 
-// slipway is the program; TestMain builds it, so that no test runs one that is older than the sources.
+// slipway is the program.
 var slipway string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "slipway-badinput-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		slipway = filepath.Join(dir, "slipway")
-		build := exec.Command("go", "build", "-o", slipway, "slipway/cmd/slipway")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build slipway: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
-}
-
-// limit bounds what a test waits for. Nothing is expected to take as long.
-const limit = 3 * time.Minute
+func TestMain(m *testing.M) { os.Exit(program.Main(m, &slipway)) }
 
 // instance is a running server.
 type instance struct {
 	*testing.T
 	dir, host, token string
-	server           *exec.Cmd
-	ended            chan struct{}
+	server           *program.Server
 }
 
 // start starts a server with further arguments, and stops it at the end of the test.
 func start(t *testing.T, args ...string) *instance {
 	t.Helper()
 	testneeds.Tool(t, "git")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &instance{T: t, dir: t.TempDir(), host: l.Addr().String(), ended: make(chan struct{})}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	log := &bytes.Buffer{}
-	s.server = exec.Command(slipway, append([]string{"server", "--data", s.data(), "--listen", s.host}, args...)...)
-	s.server.Stderr = log
-	if err := s.server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { defer close(s.ended); _ = s.server.Wait() }()
+	s := &instance{T: t, dir: t.TempDir(), host: program.Address(t)}
+	log := filepath.Join(s.dir, "log")
+	s.server = program.Start(t, slipway, s.host, s.data(), log, args...)
 	t.Cleanup(func() {
 		s.stop()
 		if t.Failed() {
-			t.Logf("the server said:\n%s", log)
+			said, _ := os.ReadFile(log)
+			t.Logf("the server said:\n%s", said)
 		}
 	})
-	for deadline := time.Now().Add(limit); ; {
-		resp, err := http.Get("http://" + s.host + "/healthz")
-		if err == nil {
-			resp.Body.Close()
-			break
-		}
-		select {
-		case <-s.ended:
-			t.Fatalf("the server ended: %s", log)
-		case <-time.After(20 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the server does not answer")
-		}
-	}
 	token, err := os.ReadFile(filepath.Join(s.data(), "admin-token"))
 	if err != nil {
 		t.Fatal(err)
@@ -102,10 +52,7 @@ func start(t *testing.T, args ...string) *instance {
 func (s *instance) data() string { return filepath.Join(s.dir, "data") }
 
 // stop ends the server, and its runner with it.
-func (s *instance) stop() {
-	_ = s.server.Process.Signal(syscall.SIGTERM)
-	<-s.ended
-}
+func (s *instance) stop() { s.server.Kill(syscall.SIGTERM) }
 
 // result is what somebody at a terminal sees of a command.
 type result struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"slipway/internal/buildkit/buildkittest"
+	"slipway/internal/e2e/program"
 	"slipway/internal/testneeds"
 )
 
@@ -155,7 +156,7 @@ func TestNothingIsLeft(t *testing.T) {
 	if r := run(t, s.env(), "", "run", "log", "--follow", "bad/left", "1"); r.code != 2 {
 		t.Errorf("exit code %d: %s", r.code, r.err)
 	}
-	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) { // the runner hears that the server has all of it
+	for deadline := time.Now().Add(program.Limit); ; time.Sleep(20 * time.Millisecond) { // the runner hears that the server has all of it
 		if left, _ := filepath.Glob(filepath.Join(s.data(), "runner", "jobs", "job-*")); len(left) == 0 {
 			break
 		}

@@ -51,16 +51,8 @@ func manifestsWith(ctx context.Context, t *tx, repository string, content bool, 
 	return manifests, err
 }
 
-// digestsAtOnce bounds the parameters of a statement.
-const digestsAtOnce = 100
-
-// places returns so many parameters for a list, and their values.
-func places(place string, digests []string) (list string, args []any) {
-	for _, digest := range digests {
-		args = append(args, digest)
-	}
-	return strings.TrimSuffix(strings.Repeat(place+", ", len(digests)), ", "), args
-}
+// nonNil returns texts as what becomes a JSON array, even if it is empty.
+func nonNil(texts []string) []string { return append([]string{}, texts...) }
 
 // PickManifests implements [store.Graph].
 func (db *DB) PickManifests(ctx context.Context, repository string, digests []string) (manifests []store.Manifest, err error) {
@@ -70,15 +62,8 @@ func (db *DB) PickManifests(ctx context.Context, repository string, digests []st
 		if err != nil {
 			return err
 		}
-		for some := range slices.Chunk(digests, digestsAtOnce) {
-			list, args := places("?", some)
-			found, err := manifestsWith(ctx, t, repository, false, `m.repository_id = ? AND m.digest IN (`+list+`)`, append([]any{id}, args...)...)
-			if err != nil {
-				return err
-			}
-			manifests = append(manifests, found...)
-		}
-		return nil
+		manifests, err = manifestsWith(ctx, t, repository, false, `m.repository_id = ? AND m.digest IN {list}`, id, object{nonNil(digests)})
+		return err
 	})
 	return manifests, err
 }
@@ -91,22 +76,16 @@ func (db *DB) FindUsers(ctx context.Context, repository string, digests []string
 		if err != nil {
 			return err
 		}
-		for some := range slices.Chunk(digests, digestsAtOnce) {
-			if err := addTags(ctx, t, id, some, limit, users); err != nil {
-				return err
-			}
-			if err := addReferrers(ctx, t, id, some, limit, users); err != nil {
-				return err
-			}
+		if err := addTags(ctx, t, id, digests, limit, users); err != nil {
+			return err
 		}
-		return nil
+		return addReferrers(ctx, t, id, digests, limit, users)
 	})
 	return users, err
 }
 
 // addTags adds the tags that point at manifests.
 func addTags(ctx context.Context, t *tx, repository int64, digests []string, limit int, users map[string]store.Users) error {
-	in, args := places("?", digests)
 	_, err := list(ctx, t, func(row scanner) (none struct{}, err error) {
 		var digest, tag string
 		var tagged int
@@ -119,15 +98,14 @@ func addTags(ctx context.Context, t *tx, repository int64, digests []string, lim
 		SELECT digest, name, tagged FROM (
 			SELECT m.digest, t.name, row_number() OVER (PARTITION BY m.id ORDER BY t.name) AS place, count(*) OVER (PARTITION BY m.id) AS tagged
 			FROM registry_manifests m JOIN registry_tags t ON t.manifest_id = m.id
-			WHERE m.repository_id = ? AND m.digest IN (`+in+`)
-		) AS tags WHERE place <= ? ORDER BY digest, name`, append(append([]any{repository}, args...), limit)...)
+			WHERE m.repository_id = ? AND m.digest IN {list}
+		) AS tags WHERE place <= ? ORDER BY digest, name`, repository, object{nonNil(digests)}, limit)
 	return err
 }
 
 // addReferrers adds how many manifests refer to digests. It stops to count at the limit: all images of a repository may
 // have a layer in common.
 func addReferrers(ctx context.Context, t *tx, repository int64, digests []string, limit int, users map[string]store.Users) error {
-	values, args := places("(?)", digests)
 	_, err := list(ctx, t, func(row scanner) (none struct{}, err error) {
 		var digest string
 		var n int
@@ -138,11 +116,11 @@ func addReferrers(ctx context.Context, t *tx, repository int64, digests []string
 		}
 		return none, err
 	}, `
-		WITH wanted (digest) AS (VALUES `+values+`)
+		WITH wanted (digest) AS {list}
 		SELECT w.digest, (SELECT count(*) FROM (
 			SELECT 1 AS found FROM registry_references f JOIN registry_manifests m ON m.id = f.manifest_id
 			WHERE f.repository_id = ? AND f.digest = w.digest AND m.deleted IS NULL LIMIT ?) AS few)
-		FROM wanted w`, append(args, repository, limit)...)
+		FROM wanted w`, object{nonNil(digests)}, repository, limit)
 	return err
 }
 
@@ -225,8 +203,7 @@ func (db *DB) BrowseImages(ctx context.Context, filter store.ImageFilter) (manif
 		if err != nil || len(digests) == 0 {
 			return err
 		}
-		in, args := places("?", digests)
-		manifests, err = manifestsWith(ctx, t, filter.Repository, false, `m.repository_id = ? AND m.digest IN (`+in+`)`, append([]any{id}, args...)...)
+		manifests, err = manifestsWith(ctx, t, filter.Repository, false, `m.repository_id = ? AND m.digest IN {list}`, id, object{digests})
 		slices.SortFunc(manifests, func(a, b store.Manifest) int {
 			return slices.Index(digests, a.Digest) - slices.Index(digests, b.Digest)
 		})

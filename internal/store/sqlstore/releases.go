@@ -86,9 +86,7 @@ func (db *DB) NewestReleases(ctx context.Context, filter store.NewestFilter) (re
 func (db *DB) ListReleases(ctx context.Context, filter store.ReleaseFilter) (releases []ci.Release, err error) {
 	var asked conditions
 	asked.add(`repos.name = ?`, filter.Repo != "", filter.Repo)
-	names, repos := places("?", filter.Repos)
-	asked.add(`repos.name IN (`+names+`)`, len(filter.Repos) > 0, repos...)
-	asked.add(`1 = 0`, filter.Repos != nil && len(filter.Repos) == 0)
+	asked.add(`repos.name IN {list}`, filter.Repos != nil, object{filter.Repos})
 	asked.add(`environment = ?`, filter.Environment != "", filter.Environment)
 	asked.add(`namespace = ?`, filter.Namespace != "", filter.Namespace)
 	asked.add(`run = ?`, filter.Run != 0, filter.Run)

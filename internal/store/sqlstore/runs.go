@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	"slipway/internal/ci"
 	"slipway/internal/plan"
@@ -105,6 +106,14 @@ func scanRun(row scanner) (run ci.Run, err error) {
 func (db *DB) ListRuns(ctx context.Context, filter store.RunFilter) (runs []ci.Run, err error) {
 	var asked conditions
 	asked.add(`repo_id = (SELECT id FROM repos WHERE name = ?)`, filter.Repo != "", filter.Repo)
+	asked.add(`repo_id IN (SELECT id FROM repos WHERE name IN {list})`, filter.Repos != nil, object{filter.Repos})
+	if n := len(filter.Numbers); n > 0 {
+		var numbers []any
+		for _, number := range filter.Numbers {
+			numbers = append(numbers, number)
+		}
+		asked.add(`runs.number IN (?`+strings.Repeat(", ?", n-1)+`)`, true, numbers...)
+	}
 	asked.add(`runs.id < ?`, filter.Before > 0, filter.Before)
 	asked.add(`runs.id IN (SELECT run_id FROM images WHERE ref = ? OR digest = ?)`, filter.Image != "", filter.Image, filter.Image)
 	asked.add(`done = FALSE`, filter.Unfinished) // as the index says it
