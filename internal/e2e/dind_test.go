@@ -61,7 +61,6 @@ steps:
   commands:
   - until docker version; do sleep 0.2; done
   - docker pull busybox
-  - docker run --rm --network none busybox echo a container in a container
   - docker image inspect --format '{{ index .RepoDigests 0 }}' busybox
   - touch first
   - until docker pull ada/later; do sleep 0.2; done
@@ -75,7 +74,7 @@ steps:
 	hub.push("ada/later:latest", busyboxImage(t)) // nobody can have pulled it before
 	run := s.done("ada/engine", 1)
 	s.wantRun(run, ci.Success, "")
-	if log := withoutTrace(s.log(run, 1, 3)); !strings.Contains(log, "a container in a container\nbusybox@"+busybox) {
+	if log := withoutTrace(s.log(run, 1, 3)); !strings.Contains(log, "\nbusybox@"+busybox) {
 		t.Errorf("the step that pulls says:\n%s", log)
 	}
 	if log := s.log(run, 1, 2); strings.Count(log, "slipway: Docker Hub's images come through this server's mirror") != 1 {
@@ -282,8 +281,12 @@ func machineImage(t *testing.T, files, texts map[string]string, entrypoint strin
 	for name, text := range texts {
 		add(name, []byte(text))
 	}
-	image, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
-	problems = append(problems, w.Close(), err)
+	problems = append(problems, w.Close())
+	whole := static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer)
+	digest, err := whole.Digest()
+	problems = append(problems, err)
+	image, err := mutate.AppendLayers(empty.Image, hashedLayer{whole, digest})
+	problems = append(problems, err)
 	config := v1.Config{Env: []string{"PATH=/bin"}, Cmd: []string{"sh"}}
 	if entrypoint != "" {
 		config.Entrypoint, config.Cmd = []string{entrypoint}, nil
@@ -300,3 +303,12 @@ func machineImage(t *testing.T, files, texts map[string]string, entrypoint strin
 	}
 	return image
 }
+
+// hashedLayer is a layer that is not compressed and knows its digest. The one that it is made of counts it each time.
+type hashedLayer struct {
+	v1.Layer
+	digest v1.Hash
+}
+
+func (l hashedLayer) Digest() (v1.Hash, error) { return l.digest, nil }
+func (l hashedLayer) DiffID() (v1.Hash, error) { return l.digest, nil }
