@@ -25,9 +25,13 @@ type clusters struct {
 	// others returns those of the environments.
 	others func(context.Context) ([]flow.Cluster, error)
 
-	mu    sync.Mutex
-	known map[string]way    // by name
-	asked map[string]answer // by name
+	mu     sync.Mutex
+	known  map[string]way       // by name
+	asked  map[string]answer    // by name
+	asking map[string]*question // by name
+	closed bool
+	// questions are those that are under way.
+	questions sync.WaitGroup
 }
 
 // way is how a cluster is reached, and what that was made of.
@@ -37,12 +41,26 @@ type way struct {
 	err error
 }
 
-// answer is what a cluster said of the images that it uses.
+// answer is what a cluster last said of the images that it uses.
 type answer struct {
-	of   *kube.Client
-	at   time.Time
+	of *kube.Client
+	// at is when it was asked, or failed to answer.
+	at time.Time
+	// uses is what it used at the time told, which is zero if it has never answered. They outlive an err.
 	uses []rollout.ImageUse
-	err  error
+	told time.Time
+	// err is why it does not answer, and since is when that began.
+	err   error
+	since time.Time
+}
+
+// question is one that a cluster has not answered yet.
+type question struct {
+	of     *kube.Client
+	cancel context.CancelFunc
+	// done is closed when answer is there.
+	done   chan struct{}
+	answer answer
 }
 
 // List returns the clusters that there are now: first that of the own runner.
@@ -74,6 +92,10 @@ func (c *clusters) List(ctx context.Context) ([]kube.Cluster, error) {
 			one.close()
 			delete(c.known, name)
 			delete(c.asked, name)
+			if q := c.asking[name]; q != nil {
+				q.cancel()
+				delete(c.asking, name)
+			}
 		}
 	}
 	return all, nil
@@ -100,8 +122,15 @@ func (c way) close() {
 	}
 }
 
-// Close closes all clients.
+// Close gives up what is being asked, and closes all clients.
 func (c *clusters) Close() {
+	c.mu.Lock()
+	c.closed = true
+	for _, q := range c.asking {
+		q.cancel()
+	}
+	c.mu.Unlock()
+	c.questions.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, one := range c.known {
@@ -124,20 +153,37 @@ func fileVersion(path string) (string, error) {
 // askEvery is how long an answer of a cluster holds: a clean-up asks for one repository after the other.
 const askEvery = time.Minute
 
-// running returns the images that clusters use which may be of a repo, and says in a sentence which of those that the repo
+// askFor is how long a cluster may take to answer.
+const askFor = time.Minute
+
+// running returns the images that clusters use which may be of a repo, and says in sentences which of those that the repo
 // deploys to could not be asked. What others deploy to counts as far as it is known: nobody's cluster keeps another's
 // images by being away. Nor does anybody learn what is in there.
-func (c *clusters) running(ctx context.Context, repo string) (uses []rollout.ImageUse, unasked string) {
+//
+// Without wait it returns what is known now, and asks in the background.
+func (c *clusters) running(ctx context.Context, repo string, wait bool) (uses []rollout.ImageUse, unasked, asking string) {
 	all, err := c.List(ctx)
 	if err != nil {
-		return nil, "the clusters are not known: " + fault.Of(err).Message
+		return nil, "the clusters are not known: " + fault.Of(err).Message, ""
 	}
-	var away []string
+	var away, asked []string
 	for _, one := range all {
 		other := one.Repos != nil && !slices.Contains(one.Repos, repo)
-		a := c.ask(ctx, one)
-		if a.err != nil && !other {
-			away = append(away, fmt.Sprintf("%s cannot be asked what it runs: %s", one, fault.Of(a.err).Message))
+		var a answer
+		if wait {
+			if a = c.ask(ctx, one); a.err != nil && !other {
+				away = append(away, fmt.Sprintf("%s cannot be asked what it runs: %s", one, fault.Of(a.err).Message))
+			}
+		} else {
+			var old bool
+			a, old = c.last(one)
+			switch sentence := a.describe(one, time.Now()); {
+			case other:
+			case a.err != nil || a.told.IsZero():
+				away = append(away, sentence)
+			case old:
+				asked = append(asked, sentence)
+			}
 		}
 		for _, use := range a.uses {
 			use.Reason += " in " + one.String()
@@ -147,36 +193,101 @@ func (c *clusters) running(ctx context.Context, repo string) (uses []rollout.Ima
 			uses = append(uses, use)
 		}
 	}
-	return uses, strings.Join(away, "; ")
+	return uses, strings.Join(away, "; "), strings.Join(asked, "; ")
 }
+
+// describe says to people how far an answer that is not a new one can be relied on.
+func (a answer) describe(one kube.Cluster, now time.Time) string {
+	age := now.Sub(a.told).Round(time.Second).String() + " old"
+	switch {
+	case one.Client == nil:
+		return fmt.Sprintf("%s cannot be asked what it runs: %s", one, fault.Of(a.err).Message)
+	case a.err != nil && a.told.IsZero():
+		return fmt.Sprintf("%s does not answer since %s, and what it runs is not known: %s", one, since(a.since), fault.Of(a.err).Message)
+	case a.err != nil:
+		return fmt.Sprintf("%s does not answer since %s, and what is known of it is %s: %s", one, since(a.since), age, fault.Of(a.err).Message)
+	case a.told.IsZero():
+		return fmt.Sprintf("%s is being asked what it runs; load the page again in a moment", one)
+	}
+	return fmt.Sprintf("%s is being asked what it runs; what is known of it is %s", one, age)
+}
+
+func since(t time.Time) string { return t.UTC().Format("2 January 15:04 UTC") }
 
 // ask asks a cluster for the images that it uses, or returns its last answer if that is new. What a cluster used that does not
 // answer now is with the error.
 func (c *clusters) ask(ctx context.Context, one kube.Cluster) answer {
-	if one.Client == nil {
-		return answer{err: one.Err}
-	}
-	c.mu.Lock()
-	last, ok := c.asked[one.Name]
-	c.mu.Unlock()
-	if ok && last.of == one.Client && time.Since(last.at) < askEvery {
-		return last
-	}
-	asking, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	a := answer{of: one.Client, at: time.Now()}
-	a.uses, a.err = rollout.ImagesInUse(asking, one.Client, one.Own())
-	if ctx.Err() != nil { // that is no answer
+	a, q := c.question(one)
+	if q == nil {
 		return a
 	}
-	if a.err != nil {
-		a.at, a.uses = time.Now(), last.uses // it may have taken its time to fail, and is not waited for again at once
+	select {
+	case <-q.done:
+		return q.answer
+	case <-ctx.Done():
+		a.err = ctx.Err()
+		return a
+	}
+}
+
+// last returns a cluster's last answer, which is empty if there is none. If it is old, the cluster is being asked when this returns.
+func (c *clusters) last(one kube.Cluster) (a answer, old bool) {
+	a, q := c.question(one)
+	return a, q != nil
+}
+
+// question returns a cluster's last answer and, unless that is new, the question that it is being asked now.
+func (c *clusters) question(one kube.Cluster) (answer, *question) {
+	if one.Client == nil {
+		return answer{err: one.Err}, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.asked == nil {
-		c.asked = map[string]answer{}
+	last := c.asked[one.Name]
+	if last.of != one.Client {
+		last = answer{of: one.Client, uses: last.uses, told: last.told} // by another way
 	}
-	c.asked[one.Name] = a
-	return a
+	if c.closed {
+		last.err = errors.New("the server is being stopped")
+		return last, nil
+	}
+	if time.Since(last.at) < askEvery {
+		return last, nil
+	}
+	if q := c.asking[one.Name]; q != nil {
+		if q.of == one.Client {
+			return last, q
+		}
+		q.cancel()
+	}
+	// It outlives who asks first: others wait for the same answer, or look at it later.
+	ctx, cancel := context.WithTimeout(context.Background(), askFor)
+	q := &question{of: one.Client, done: make(chan struct{}), cancel: cancel}
+	if c.asking == nil {
+		c.asking, c.asked = map[string]*question{}, map[string]answer{}
+	}
+	c.asking[one.Name] = q
+	c.questions.Go(func() {
+		defer close(q.done)
+		defer cancel()
+		a := answer{of: one.Client, at: time.Now()}
+		a.uses, a.err = rollout.ImagesInUse(ctx, one.Client, one.Own())
+		a.told = a.at
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if a.err != nil {
+			// It may have taken its time to fail, and is not waited for again at once.
+			a.at, a.since = time.Now(), time.Now()
+			a.uses, a.told = last.uses, last.told
+			if last.err != nil {
+				a.since = last.since
+			}
+		}
+		q.answer = a
+		if c.asking[one.Name] == q { // else there is another way to it by now
+			c.asked[one.Name] = a
+			delete(c.asking, one.Name)
+		}
+	})
+	return last, q
 }

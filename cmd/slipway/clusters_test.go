@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +28,7 @@ func TestClusters(t *testing.T) {
 	if all, err := c.List(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("without a kubeconfig there are the clusters %v, %v", all, err)
 	}
-	if uses, unasked := c.running(t.Context(), "octo/app"); len(uses) != 0 || unasked != "" {
+	if uses, unasked, _ := c.running(t.Context(), "octo/app", true); len(uses) != 0 || unasked != "" {
 		t.Errorf("without a cluster there is %v in use, and %q", uses, unasked)
 	}
 
@@ -36,12 +39,12 @@ func TestClusters(t *testing.T) {
 		}
 	}
 	write("no kubeconfig")
-	if _, unasked := c.running(t.Context(), "octo/app"); !strings.Contains(unasked, "the runner's own cluster cannot be asked what it runs") {
+	if _, unasked, _ := c.running(t.Context(), "octo/app", true); !strings.Contains(unasked, "the runner's own cluster cannot be asked what it runs") {
 		t.Errorf("with a wrong kubeconfig it says %q", unasked)
 	}
 	write(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c"}}],
 		"clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}]}`)
-	if _, unasked := c.running(t.Context(), "octo/app"); !strings.Contains(unasked, "cannot be reached") {
+	if _, unasked, _ := c.running(t.Context(), "octo/app", true); !strings.Contains(unasked, "cannot be reached") {
 		t.Errorf("with a cluster that is away it says %q", unasked)
 	}
 
@@ -52,7 +55,7 @@ func TestClusters(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(string(text))
-	uses, unasked := c.running(t.Context(), "octo/app")
+	uses, unasked, _ := c.running(t.Context(), "octo/app", true)
 	if unasked != "" || !slices.ContainsFunc(uses, func(u rollout.ImageUse) bool {
 		return u.Image == "ci.example.com/octo/app:7" && strings.HasSuffix(u.Reason, "has it in the runner's own cluster")
 	}) {
@@ -63,10 +66,10 @@ func TestClusters(t *testing.T) {
 	others = []flow.Cluster{
 		{Name: "east", Kubeconfig: string(text), Repos: []string{"octo/app"}}, {Name: "west", Err: errors.New("it is sealed"), Repos: []string{"octo/far"}},
 	}
-	if _, unasked := c.running(t.Context(), "octo/app"); unasked != "" {
+	if _, unasked, _ := c.running(t.Context(), "octo/app", true); unasked != "" {
 		t.Errorf("it says %q of a cluster that another repo has", unasked)
 	}
-	if _, unasked := c.running(t.Context(), "octo/far"); !strings.HasPrefix(unasked, "the cluster west cannot be asked what it runs") {
+	if _, unasked, _ := c.running(t.Context(), "octo/far", true); !strings.HasPrefix(unasked, "the cluster west cannot be asked what it runs") {
 		t.Errorf("of a cluster whose kubeconfig is lost it says %q", unasked)
 	}
 	all, err := c.List(t.Context())
@@ -104,13 +107,90 @@ func TestClustersOfOthers(t *testing.T) {
 			last.at = last.at.Add(-askEvery)
 		}
 		c.asked = map[string]answer{"east": last}
-		uses, unasked := c.running(t.Context(), "octo/base")
+		uses, unasked, _ := c.running(t.Context(), "octo/base", true)
 		if want := []rollout.ImageUse{{Image: ran[0].Image, Reason: "something in a cluster of another repo has it"}}; unasked != "" || !slices.Equal(uses, want) {
 			t.Errorf("%s, %+v is in use for another repo, and %q", when, uses, unasked)
 		}
-		uses, unasked = c.running(t.Context(), "octo/web")
+		uses, unasked, _ = c.running(t.Context(), "octo/web", true)
 		if (unasked != "") != (when == after) || len(uses) != 1 || uses[0].Reason != ran[0].Reason+" in the cluster east" {
 			t.Errorf("%s, %+v is in use for its repo, and %q", when, uses, unasked)
 		}
+	}
+}
+
+// TestClusterHangs looks at what is known of a cluster that takes connections and answers nobody: nobody waits who only looks, and a
+// clean-up waits for the answer, or for the reason that there is none.
+func TestClusterHangs(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	reached, hang := make(chan struct{}, 100), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		reached <- struct{}{}
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+		}
+	}))
+	defer server.Close()
+	c := &clusters{others: func(context.Context) ([]flow.Cluster, error) {
+		return []flow.Cluster{{Name: "east", Repos: []string{"octo/app"}, Kubeconfig: fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+			"contexts": [{"name": "c", "context": {"cluster": "c"}}], "clusters": [{"name": "c", "cluster": {"server": %q}}]}`, server.URL)}}, nil
+	}}
+	defer c.Close()
+
+	// Nobody has ever asked it.
+	for range 2 {
+		uses, unasked, asking := c.running(t.Context(), "octo/app", false)
+		if len(uses) != 0 || unasked != "the cluster east is being asked what it runs; load the page again in a moment" || asking != "" {
+			t.Errorf("of a cluster that hangs it says %v, %q, %q", uses, unasked, asking)
+		}
+	}
+	<-reached
+	if n := len(c.asking); n != 1 {
+		t.Errorf("there are %d questions", n)
+	}
+	// Whoever carries out a policy waits for the same answer, as long as they have.
+	ctx, cancel := context.WithCancel(t.Context())
+	waited := make(chan string, 1)
+	go func() {
+		_, unasked, _ := c.running(ctx, "octo/app", true)
+		waited <- unasked
+	}()
+	cancel()
+	if unasked := <-waited; !strings.HasPrefix(unasked, "the cluster east cannot be asked what it runs: ") {
+		t.Errorf("a clean-up that was stopped says %q", unasked)
+	}
+
+	// What it said before is shown, with its age.
+	c.mu.Lock()
+	last := answer{of: c.known["east"].Client, uses: []rollout.ImageUse{{Image: "octo/app:1", Reason: "pod a runs it"}}, told: time.Now().Add(-time.Hour)}
+	c.asked["east"] = last
+	c.mu.Unlock()
+	uses, unasked, asking := c.running(t.Context(), "octo/app", false)
+	if len(uses) != 1 || unasked != "" || !strings.HasPrefix(asking, "the cluster east is being asked what it runs; what is known of it is 1h0m") {
+		t.Errorf("of a cluster that has answered before it says %v, %q, %q", uses, unasked, asking)
+	}
+
+	// And when it gives no answer, since when that is so.
+	last.err, last.at, last.since = errors.New("it does not answer"), time.Now(), time.Date(2026, 11, 22, 4, 30, 0, 0, time.UTC)
+	c.mu.Lock()
+	c.asked["east"] = last
+	c.mu.Unlock()
+	uses, unasked, asking = c.running(t.Context(), "octo/app", false)
+	if len(uses) != 1 || !strings.HasPrefix(unasked, "the cluster east does not answer since 22 November 04:30 UTC, and what is known of it is 1h0m") || asking != "" {
+		t.Errorf("of a cluster that does not answer it says %v, %q, %q", uses, unasked, asking)
+	}
+	// Time alone makes that no better: it is asked again, and keeps its reason until it answers.
+	last.at = last.at.Add(-askEvery)
+	c.mu.Lock()
+	c.asked["east"] = last
+	c.mu.Unlock()
+	if _, again, _ := c.running(t.Context(), "octo/app", false); again != unasked && !strings.HasPrefix(again, unasked[:60]) {
+		t.Errorf("later it says %q", again)
+	}
+
+	// An error of the cluster is an answer for who waits.
+	close(hang)
+	if _, unasked, _ := c.running(t.Context(), "octo/app", true); !strings.HasPrefix(unasked, "the cluster east cannot be asked what it runs: ") {
+		t.Errorf("of a cluster that talks nonsense it says %q", unasked)
 	}
 }

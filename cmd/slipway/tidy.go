@@ -65,8 +65,8 @@ type facts struct {
 		store.Runs
 		store.Releases
 	}
-	// running returns what clusters run of a repo's images, and who of them could not be asked.
-	running func(ctx context.Context, repo string) (uses []rollout.ImageUse, unasked string)
+	// running returns what clusters run of a repo's images, who of them could not be asked and, without wait, who is being asked.
+	running func(ctx context.Context, repo string, wait bool) (uses []rollout.ImageUse, unasked, asking string)
 	// branches returns the open branches of a repo, or nil if they are not known.
 	branches func(ctx context.Context, repo string) ([]string, error)
 }
@@ -80,15 +80,17 @@ func repoOf(repository string) string {
 // InUse implements [retention.Facts]: what clusters run or can go back to, the images of runs that go on, of the newest
 // successful ones with the runs that they repeat, which a rollback or a promotion starts from, and of the newest releases,
 // whichever repo deployed them.
-func (f facts) InUse(ctx context.Context, repository string) (uses []retention.Use, unasked string, err error) {
-	running, unasked := f.running(ctx, repoOf(repository))
+func (f facts) InUse(ctx context.Context, repository string, wait bool) (usage retention.Usage, err error) {
+	var running []rollout.ImageUse
+	running, usage.Unasked, usage.Asking = f.running(ctx, repoOf(repository), wait)
 	for _, one := range running {
 		if use, ok := useOf(one.Image, repository, one.Reason); ok {
-			uses = append(uses, use)
+			usage.Uses = append(usage.Uses, use)
 		}
 	}
 	known, err := f.known(ctx, repository)
-	return append(uses, known...), unasked, err
+	usage.Uses = append(usage.Uses, known...)
+	return usage, err
 }
 
 // bareDigest is what nodes say of an image that they know no name of.

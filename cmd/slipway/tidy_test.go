@@ -24,7 +24,7 @@ func TestFacts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	running := func(_ context.Context, repo string) ([]rollout.ImageUse, string) {
+	running := func(_ context.Context, repo string, _ bool) ([]rollout.ImageUse, string, string) {
 		return []rollout.ImageUse{
 			{Image: "ci.example.com:7070/octo/app@sha256:pod", Reason: "pod a runs it"},
 			{Image: "mirror.example.com/octo/app/cache:v7", Reason: "pod b runs it"},
@@ -32,7 +32,7 @@ func TestFacts(t *testing.T) {
 			{Image: "octo/other:1", Reason: "pod d runs it"},
 			{Image: "sha256:abc", Reason: "pod e runs it"},
 			{Image: "sha256:" + strings.Repeat("0", 64), Reason: "pod f runs it"},
-		}, repo + " is away"
+		}, repo + " is away", repo + " is asked"
 	}
 	f := facts{db, running, func(_ context.Context, repo string) ([]string, error) { return []string{"of " + repo}, nil }}
 	for _, repo := range []ci.Repo{{Name: "octo/app", Forge: "slipway"}, {Name: "octo/far", Forge: "gitea"}} {
@@ -70,9 +70,9 @@ func TestFacts(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	got, unasked, err := f.InUse(ctx, "octo/app/cache")
-	if err != nil || unasked != "octo/app is away" {
-		t.Fatal(unasked, err)
+	got, err := f.InUse(ctx, "octo/app/cache", true)
+	if err != nil || got.Unasked != "octo/app is away" || got.Asking != "octo/app is asked" {
+		t.Fatal(got, err)
 	}
 	want := []retention.Use{
 		{Digest: "sha256:pod", Reason: "pod a runs it"},
@@ -84,10 +84,10 @@ func TestFacts(t *testing.T) {
 		{Digest: "sha256:octo/app:v2", Reason: "run 13 goes on"},
 		{Digest: "sha256:octo/app:v1", Reason: "run 1 is repeated by one of the newest that succeeded"},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got.Uses); diff != "" {
 		t.Error(diff)
 	}
-	if got, _, err := f.InUse(ctx, "octo/app"); err != nil || got[len(got)-1].Tag != "v1" {
+	if got, err := f.InUse(ctx, "octo/app", true); err != nil || got.Uses[len(got.Uses)-1].Tag != "v1" {
 		t.Errorf("got %+v, %v", got, err)
 	}
 

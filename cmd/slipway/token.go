@@ -25,6 +25,9 @@ func newTokenCreateCommand(c *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a token and print it; it is not shown again", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("expires-in") && life <= 0 {
+				return fault.New(fault.Invalid, "--expires-in %s is not in the future; give a time such as 720h, or leave it out for a token that is good for ever", life)
+			}
 			at, err := c.open()
 			if err != nil {
 				return err

@@ -353,7 +353,7 @@ const stressPolicy = "immutable: [v*]\nrules: [{tags: old-*, keep: 3}]\nuntagged
 // noFacts know nothing of runs and branches.
 type noFacts struct{}
 
-func (noFacts) InUse(context.Context, string) ([]retention.Use, string, error) { return nil, "", nil }
+func (noFacts) InUse(context.Context, string, bool) (retention.Usage, error)    { return retention.Usage{}, nil }
 func (noFacts) Branches(context.Context, string) ([]string, error)             { return nil, nil }
 func (noFacts) Over(context.Context, []string) (map[string]bool, error)        { return nil, nil }
 

@@ -15,13 +15,23 @@ import (
 
 // Facts are what the rest of the server knows of a repository of images.
 type Facts interface {
-	// InUse returns the images that must not go. If somebody cannot be asked what they use, it says so in the sentence
-	// unasked, and nothing goes.
-	InUse(ctx context.Context, repository string) (uses []Use, unasked string, err error)
+	// InUse returns the images that must not go. With wait it asks whoever may use some, and waits for their answers; without,
+	// it returns at once with what is known, for people to look at, and asks meanwhile.
+	InUse(ctx context.Context, repository string, wait bool) (Usage, error)
 	// Branches returns the names of the branches that are neither deleted nor merged, or nil if they are not known.
 	Branches(ctx context.Context, repository string) ([]string, error)
 	// Over returns those of by, who pushed tags, that were runs and have ended.
 	Over(ctx context.Context, by []string) (map[string]bool, error)
+}
+
+// Usage is what is known of the images that somebody uses.
+type Usage struct {
+	Uses []Use
+	// Unasked says in a sentence who could not be asked what they use, or has not answered yet; then nothing goes. It is empty if
+	// all answered.
+	Unasked string
+	// Asking says in a sentence who is being asked again, so that what they use may be old. It is empty when InUse waited.
+	Asking string
 }
 
 // Store is what a Cleaner needs of the store.
@@ -168,6 +178,15 @@ func (c *Cleaner) Fixed(ctx context.Context, repository string) (func(tag string
 
 // DryRun returns what a policy would do to the repository now; nil is the one that holds.
 func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy) (Decision, error) {
+	return c.try(ctx, repository, policy, true)
+}
+
+// Preview is DryRun with what is known of the images in use: it waits for nobody.
+func (c *Cleaner) Preview(ctx context.Context, repository string, policy *Policy) (Decision, error) {
+	return c.try(ctx, repository, policy, false)
+}
+
+func (c *Cleaner) try(ctx context.Context, repository string, policy *Policy, wait bool) (Decision, error) {
 	if policy == nil || mirrored(repository) {
 		_, found, err := c.holding(ctx, repository)
 		if err != nil {
@@ -175,7 +194,7 @@ func (c *Cleaner) DryRun(ctx context.Context, repository string, policy *Policy)
 		}
 		policy = &found
 	}
-	state, err := c.state(ctx, repository, *policy)
+	state, err := c.state(ctx, repository, *policy, wait)
 	if err != nil {
 		return Decision{}, err
 	}
@@ -188,7 +207,7 @@ func mirrored(repository string) bool { return strings.HasPrefix(repository, "mi
 
 // state finds out what the policy's decision needs. Tags come before manifests: of what is pushed meanwhile, only the manifest is seen, and
 // that is too young to go.
-func (c *Cleaner) state(ctx context.Context, repository string, policy Policy) (State, error) {
+func (c *Cleaner) state(ctx context.Context, repository string, policy Policy, wait bool) (State, error) {
 	s := State{Now: c.Now()}
 	for page := (store.Page{Repository: repository, Limit: 1000}); ; {
 		tags, err := c.Store.ListTags(ctx, page)
@@ -212,13 +231,13 @@ func (c *Cleaner) state(ctx context.Context, repository string, policy Policy) (
 		}
 		page.Last = manifests[len(manifests)-1].Digest
 	}
-	return s, c.ask(ctx, repository, policy, &s)
+	return s, c.ask(ctx, repository, policy, &s, wait)
 }
 
 // ask finds out what others know of a repository, as far as the decision about the state's tags needs it. What is not known for sure
 // deletes nothing.
-func (c *Cleaner) ask(ctx context.Context, repository string, policy Policy, s *State) (err error) {
-	if s.InUse, s.Unasked, err = c.Facts.InUse(ctx, repository); err != nil {
+func (c *Cleaner) ask(ctx context.Context, repository string, policy Policy, s *State, wait bool) (err error) {
+	if s.Usage, err = c.Facts.InUse(ctx, repository, wait); err != nil {
 		return fmt.Errorf("find out which images of %s are in use: %w", repository, err)
 	}
 	var runs []string
@@ -283,7 +302,7 @@ func (c *Cleaner) Clean(ctx context.Context) (Cleaned, error) {
 }
 
 func (c *Cleaner) clean(ctx context.Context, repository string, policy Policy, done *Cleaned) error {
-	state, err := c.state(ctx, repository, policy)
+	state, err := c.state(ctx, repository, policy, true)
 	if err != nil {
 		return err
 	}

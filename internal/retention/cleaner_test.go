@@ -25,13 +25,17 @@ const day = 24 * time.Hour
 type facts struct {
 	inUse    []retention.Use
 	unasked  string
+	glance   retention.Usage // without waiting
 	branches []string
 	over     map[string]bool
 	err      error
 }
 
-func (f facts) InUse(context.Context, string) ([]retention.Use, string, error) {
-	return f.inUse, f.unasked, f.err
+func (f facts) InUse(_ context.Context, _ string, wait bool) (retention.Usage, error) {
+	if !wait {
+		return f.glance, f.err
+	}
+	return retention.Usage{Uses: f.inUse, Unasked: f.unasked}, f.err
 }
 func (f facts) Branches(context.Context, string) ([]string, error)      { return f.branches, nil }
 func (f facts) Over(context.Context, []string) (map[string]bool, error) { return f.over, nil }
@@ -248,9 +252,9 @@ type meddled struct {
 	push func()
 }
 
-func (m meddled) InUse(ctx context.Context, repository string) ([]retention.Use, string, error) {
+func (m meddled) InUse(ctx context.Context, repository string, wait bool) (retention.Usage, error) {
 	m.push()
-	return m.facts.InUse(ctx, repository)
+	return m.facts.InUse(ctx, repository, wait)
 }
 
 // TestCleanBesidePushes leaves what was pushed after the policy began to look, be it to where it is already.
@@ -322,6 +326,29 @@ func TestUnasked(t *testing.T) {
 		len(decision.Warnings) != 1 || decision.Warnings[0] != "nothing goes now: the cluster east cannot be asked what it runs" {
 		t.Errorf("it says %+v, %v", decision, err)
 	}
+}
+
+// TestPreview shows people what is known without waiting, on which nothing is carried out.
+func TestPreview(t *testing.T) {
+	s := newSite(t, facts{
+		inUse:  []retention.Use{{Digest: digestOf(1), Reason: "a cluster runs it"}},
+		glance: retention.Usage{Asking: "the cluster east is being asked what it runs"},
+	})
+	s.push(1, 9*day, "octo", "v1")
+	s.push(2, 9*day, "octo", "v2")
+	s.check(s.Put(t.Context(), "", "rules: [{tags: '*', older_than: 1d}]", "octo"))
+	decision, err := s.Preview(t.Context(), "octo/app", nil)
+	if err != nil || len(decision.Removals) != 2 || len(decision.Warnings) != 1 || decision.Warnings[0] != "the cluster east is being asked what it runs" {
+		t.Errorf("the preview is %+v, %v", decision, err)
+	}
+	overview, err := s.Overview(t.Context(), store.TagFilter{Repository: "octo/app", Limit: 5})
+	if err != nil || overview.Usage.Asking == "" || len(overview.Tags) != 2 || overview.Tags[1].Goes == "" {
+		t.Errorf("the overview is %+v, %v", overview, err)
+	}
+	if cleaned, err := s.Clean(t.Context()); err != nil || cleaned.Tags != 1 {
+		t.Errorf("it cleaned up %+v, %v", cleaned, err)
+	}
+	s.left("v1", "01")
 }
 
 // TestInUseByTag spares what somebody uses by a tag.

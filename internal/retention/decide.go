@@ -17,10 +17,8 @@ type State struct {
 	Tags []store.Tag
 	// Manifests have their References, and no Content. Deleted ones count for nothing.
 	Manifests []store.Manifest
-	// InUse are the images that somebody runs or may go back to.
-	InUse []Use
-	// Unasked says in a sentence who could not be asked what they use; then nothing goes. It is empty if all answered.
-	Unasked string
+	// Usage has the images that somebody runs or may go back to.
+	Usage
 	// Branches are the names of the branches that go on: not deleted and not merged. Nil means that they are not known, and
 	// no tag goes for its branch.
 	Branches []string
@@ -103,6 +101,9 @@ func (p Policy) Decide(s State) Decision {
 	}
 	if s.Unasked != "" {
 		decision.Warnings = append(decision.Warnings, "nothing goes now: "+s.Unasked)
+	}
+	if s.Asking != "" {
+		decision.Warnings = append(decision.Warnings, s.Asking)
 	}
 	for i, r := range p.Rules {
 		if r.Branch && s.Branches == nil && judge.seen[i] > 0 {
@@ -246,7 +247,7 @@ func newGraph(s State, transient func(tag string) bool) *graph {
 		tags[tag.Name] = tag.Digest
 	}
 	blobs := map[string]string{} // digests that are no manifest's, to who needs them
-	for _, use := range s.InUse {
+	for _, use := range s.Uses {
 		use.Digest = cmp.Or(use.Digest, tags[use.Name])
 		if use.Tag != "" && transient(use.Tag) {
 			continue

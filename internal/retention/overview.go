@@ -19,8 +19,8 @@ type Overview struct {
 	Found int64
 	// Policy is the one that holds.
 	Policy store.Policy
-	// Unasked says in a sentence who could not be asked what they use, so that Uses may lack some. It is empty if all answered.
-	Unasked string
+	// Usage is what the tags' Uses are known from.
+	Usage Usage
 }
 
 // Standing is a tag with what is known of it.
@@ -72,15 +72,15 @@ func (c *Cleaner) Overview(ctx context.Context, filter store.TagFilter) (o Overv
 	if o.Policy, policy, err = c.holding(ctx, filter.Repository); err != nil {
 		policy = Policy{} // it is shown, and decides nothing
 	}
-	if err := c.ask(ctx, filter.Repository, policy, &state); err != nil {
+	if err := c.ask(ctx, filter.Repository, policy, &state, false); err != nil {
 		return o, err
 	}
-	o.Unasked = state.Unasked
+	o.Usage = state.Usage
 	var digests []string
 	for _, tag := range state.Tags {
 		digests = append(digests, tag.Digest)
 	}
-	contents, err := c.contents(ctx, filter.Repository, digests, state.InUse)
+	contents, err := c.contents(ctx, filter.Repository, digests, state.Uses)
 	if err != nil {
 		return o, err
 	}
@@ -138,23 +138,32 @@ func (c *Cleaner) reasons(ctx context.Context, repository string, policy Policy,
 }
 
 // Contents returns what an image leads to, and who needs it. Of one that is not there it says store.ErrNotFound; limit bounds how
-// many of its tags are named.
-func (c *Cleaner) Contents(ctx context.Context, repository, digest string, limit int) (Contents, error) {
-	uses, _, err := c.Facts.InUse(ctx, repository)
+// many of its tags are named. The Usage is what it knows that from.
+func (c *Cleaner) Contents(ctx context.Context, repository, digest string, limit int) (Contents, Usage, error) {
+	usage, err := c.glance(ctx, repository)
 	if err != nil {
-		return Contents{}, fmt.Errorf("find out which images of %s are in use: %w", repository, err)
+		return Contents{}, usage, err
 	}
-	all, err := c.contents(ctx, repository, []string{digest}, uses)
+	all, err := c.contents(ctx, repository, []string{digest}, usage.Uses)
 	if err != nil {
-		return Contents{}, err
+		return Contents{}, usage, err
 	}
 	found, ok := all[digest]
 	if !ok {
-		return Contents{}, store.ErrNotFound
+		return Contents{}, usage, store.ErrNotFound
 	}
 	users, err := c.Store.FindUsers(ctx, repository, []string{digest}, limit)
 	found.Users = users[digest]
-	return found, err
+	return found, usage, err
+}
+
+// glance returns what is known of the images in use without waiting for anybody.
+func (c *Cleaner) glance(ctx context.Context, repository string) (Usage, error) {
+	usage, err := c.Facts.InUse(ctx, repository, false)
+	if err != nil {
+		err = fmt.Errorf("find out which images of %s are in use: %w", repository, err)
+	}
+	return usage, err
 }
 
 // contents returns what images lead to, by digest; one that is not there is missing.
@@ -300,27 +309,25 @@ type Image struct {
 	Uses []string
 }
 
-// Untagged returns images of a repository that no tag leads to.
-func (c *Cleaner) Untagged(ctx context.Context, filter store.ImageFilter) ([]Image, error) {
+// Untagged returns images of a repository that no tag leads to. The Usage is what it knows their uses from.
+func (c *Cleaner) Untagged(ctx context.Context, filter store.ImageFilter) (images []Image, usage Usage, err error) {
 	manifests, err := c.Store.BrowseImages(ctx, filter)
 	if err != nil {
-		return nil, err
+		return nil, usage, err
 	}
 	var digests []string
 	for _, m := range manifests {
 		digests = append(digests, m.Digest)
 	}
-	var uses []Use
 	if !filter.Deleted {
-		if uses, _, err = c.Facts.InUse(ctx, filter.Repository); err != nil {
-			return nil, fmt.Errorf("find out which images of %s are in use: %w", filter.Repository, err)
+		if usage, err = c.glance(ctx, filter.Repository); err != nil {
+			return nil, usage, err
 		}
 	}
-	contents, err := c.contents(ctx, filter.Repository, digests, uses)
+	contents, err := c.contents(ctx, filter.Repository, digests, usage.Uses)
 	if err != nil {
-		return nil, err
+		return nil, usage, err
 	}
-	var images []Image
 	for _, m := range manifests {
 		image := Image{Digest: m.Digest, Size: contents[m.Digest].Size, At: m.Used, About: m.Subject != "", Uses: contents[m.Digest].Uses}
 		if filter.Deleted {
@@ -328,7 +335,7 @@ func (c *Cleaner) Untagged(ctx context.Context, filter store.ImageFilter) ([]Ima
 		}
 		images = append(images, image)
 	}
-	return images, nil
+	return images, usage, nil
 }
 
 // DeleteImage deletes an image with all tags that point at it, and returns those; an image with an immutable tag only by

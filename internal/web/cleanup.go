@@ -68,7 +68,7 @@ func (p *pages) showCleanUp(w http.ResponseWriter, r *http.Request, view cleanUp
 	case err != nil && view.Wrong == nil && try == nil:
 		view.Wrong = sentencesOf(err)
 	case !view.Empty && view.Wrong == nil:
-		if view.Decision, err = p.Options.Images.DryRun(ctx, view.Image, try); err != nil {
+		if view.Decision, err = p.Options.Images.Preview(ctx, view.Image, try); err != nil {
 			return err
 		}
 		if n := len(view.Decision.Removals); n > shownRemovals {

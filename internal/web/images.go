@@ -203,6 +203,7 @@ func (p *pages) images(w http.ResponseWriter, r *http.Request) error {
 type looseView struct {
 	imagesFrame
 	Loose []retention.Image
+	Usage retention.Usage
 }
 
 // loose is the page of images that no tag leads to, or that were deleted.
@@ -218,7 +219,7 @@ func (p *pages) loose(part string) func(w http.ResponseWriter, r *http.Request) 
 		}
 		if view.Counts, err = p.Store.CountImages(r.Context(), image); err == nil {
 			filter := store.ImageFilter{Repository: image, Deleted: part == "deleted", Skip: int(skipped(r)), Limit: shownTags}
-			view.Loose, err = p.Options.Images.Untagged(r.Context(), filter)
+			view.Loose, view.Usage, err = p.Options.Images.Untagged(r.Context(), filter)
 		}
 		if errors.Is(err, store.ErrNotFound) {
 			view.Empty, err = true, nil
@@ -421,6 +422,7 @@ func (p *pages) deleteTag(w http.ResponseWriter, r *http.Request) error {
 type doomedView struct {
 	imagesFrame
 	retention.Contents
+	Usage  retention.Usage
 	Digest string
 }
 
@@ -437,7 +439,7 @@ func (p *pages) doomed(w http.ResponseWriter, r *http.Request) error {
 	if view.imagesFrame, err = p.frameOf(r.Context(), repo, image, "", who); err != nil {
 		return err
 	}
-	view.Contents, err = p.Options.Images.Contents(r.Context(), image, view.Digest, named)
+	view.Contents, view.Usage, err = p.Options.Images.Contents(r.Context(), image, view.Digest, named)
 	if errors.Is(err, store.ErrNotFound) {
 		return fault.New(fault.NotFound, "%s has no image %.200s", image, view.Digest)
 	}

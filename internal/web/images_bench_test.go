@@ -32,7 +32,7 @@ func (s *site) manyImages(repository string, n int) {
 		}
 		check(s.t, s.db.PutManifest(ctx, m, fmt.Sprintf("v1.%d", i)))
 		if i%100 == 0 {
-			s.inUse = append(s.inUse, retention.Use{Digest: m.Digest, Reason: fmt.Sprintf("release %d of production has it", i)})
+			s.inUse.Uses = append(s.inUse.Uses, retention.Use{Digest: m.Digest, Reason: fmt.Sprintf("release %d of production has it", i)})
 		}
 	}
 	check(s.t, s.db.PutQuota(ctx, repository, 1e15))

@@ -20,8 +20,8 @@ import (
 )
 
 // InUse implements [retention.Facts].
-func (s *site) InUse(context.Context, string) ([]retention.Use, string, error) {
-	return s.inUse, "", nil
+func (s *site) InUse(context.Context, string, bool) (retention.Usage, error) {
+	return s.inUse, nil
 }
 
 // Branches implements [retention.Facts].
@@ -61,11 +61,24 @@ func (s *site) sampleImages() {
 	s.pushImage("ada/engines", 7, time.Hour, "ada", "other")
 	check(s.t, s.db.PutQuota(ctx, "ada/engine", 200e6))
 	check(s.t, s.db.PutPolicy(ctx, store.Policy{Repository: "ada/engine", Text: "rules:\n- {tags: \"*\", older_than: 7d}\n", Updated: time.Now(), By: "ada/engine run 1", Commit: strings.Repeat("c0ffee12", 5), Run: 1}))
-	s.inUse = []retention.Use{{Digest: imageDigest(2), Reason: "release 3 of production has it"}, {Digest: imageDigest(2), Reason: "run 1 goes on"}}
+	s.inUse.Uses = []retention.Use{{Digest: imageDigest(2), Reason: "release 3 of production has it"}, {Digest: imageDigest(2), Reason: "run 1 goes on"}}
 	s.put(ci.Release{
 		Repo: "ada/engine", Environment: "production", Namespace: "shop", Number: 3, Run: 1, Started: time.Now(), Finished: time.Now(), Status: ci.Success,
 		Images: []string{"registry.test/ada/engine@" + imageDigest(2)},
 	}, s.objects("registry.test/ada/engine@"+imageDigest(2), ""))
+}
+
+// TestImagesOfUnasked shows the images, and says which clusters have not said what they use.
+func TestImagesOfUnasked(t *testing.T) {
+	s := newSite(t, "http")
+	s.sampleImages()
+	owner := s.visitor()
+	owner.login(s.token("ada", "repo:ada/engine"))
+	s.inUse.Unasked, s.inUse.Asking = "the cluster east does not answer since Sunday", "the cluster west is being asked what it runs"
+	for _, path := range []string{"/ada/engine/images", "/ada/engine/images/untagged", "/ada/engine/images/delete-image?digest=" + imageDigest(2)} {
+		owner.get(path).want(t, 200, "Not all that use images are known now: the cluster east does not answer since Sunday", "the cluster west is being asked what it runs")
+	}
+	owner.get("/ada/engine/images/clean-up").want(t, 200, "nothing goes now: the cluster east does not answer since Sunday", "the cluster west is being asked what it runs")
 }
 
 func TestImages(t *testing.T) {

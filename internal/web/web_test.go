@@ -40,7 +40,7 @@ type site struct {
 	url   string
 	file  string // the pipeline file of every commit
 	admin string // a token
-	inUse []retention.Use
+	inUse retention.Usage
 	// images keeps the registry tidy.
 	images *retention.Cleaner
 }
