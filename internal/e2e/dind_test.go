@@ -267,7 +267,9 @@ func libraries(t *testing.T, root, program string) map[string]string {
 }
 
 // busyboxImage has the machine's busybox.
-func busyboxImage(t *testing.T) v1.Image { return machineImage(t, nil, nil, v1.Config{Cmd: []string{"sh"}}) }
+func busyboxImage(t *testing.T) v1.Image {
+	return machineImage(t, nil, nil, v1.Config{Cmd: []string{"sh"}})
+}
 
 // machineImage makes an image of busybox and files of this machine, and of texts that are programs.
 func machineImage(t *testing.T, files, texts map[string]string, config v1.Config) v1.Image {
