@@ -29,7 +29,7 @@ func TestRetentionFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []retention.File{{Repo: flowtest.Repo, Commit: event.After, Text: "untagged: 1d\n", Run: run.ID, By: "ada/engine run 1"}}
+	want := []retention.File{{Repository: flowtest.Repo, Commit: event.After, Text: "untagged: 1d\n", Run: run.ID, By: "ada/engine run 1"}}
 	if !reflect.DeepEqual(p.files, want) || !reflect.DeepEqual(s.Run(1).Warnings, []string{"noticed"}) {
 		t.Fatalf("the files are %+v, the warnings %q", p.files, s.Run(1).Warnings)
 	}
