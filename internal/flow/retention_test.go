@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"slipway/internal/ci"
+	"slipway/internal/flow"
 	"slipway/internal/flow/flowtest"
 	"slipway/internal/retention"
 )
@@ -17,6 +18,22 @@ type policies struct{ files []retention.File }
 func (p *policies) PutFile(_ context.Context, f retention.File) ([]string, error) {
 	p.files = append(p.files, f)
 	return []string{"noticed"}, nil
+}
+
+// The policy of a repo is that of its images, which have no capitals.
+func TestRetentionFileCapitals(t *testing.T) {
+	s := flowtest.New(t)
+	p := &policies{}
+	s.Retention = p
+	if _, err := s.AddRepo(t.Context(), flow.NewRepo{Name: "Acme/App", Forge: flowtest.Kind, ForgeURL: "https://git.example.com", Token: "t"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Accept(t.Context(), "Acme/App", s.Event(pipeline(twoSteps))); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.files) != 1 || p.files[0].Repository != "acme/app" || p.files[0].By != "Acme/App run 1" {
+		t.Errorf("the files are %+v", p.files)
+	}
 }
 
 func TestRetentionFile(t *testing.T) {
