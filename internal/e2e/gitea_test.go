@@ -69,6 +69,12 @@ steps:
 		if err != nil || len(tags) != 1 || tags[0].By != "Ada/Engine run 1" {
 			t.Errorf("the tags are %+v, %v", tags, err)
 		}
+		if err := s.api.PutImageQuota(t.Context(), "Ada/Engine", 1<<30); err != nil {
+			t.Error(err)
+		}
+		if quotas, err := s.api.ImageQuotas(t.Context(), "ada/engine"); err != nil || len(quotas) != 1 || quotas[0].Used == 0 {
+			t.Errorf("the quotas are %+v, %v", quotas, err)
+		}
 	}
 
 	// The same people's pull request gets the secret, a stranger's fork does not.

@@ -321,8 +321,10 @@ func TestSecretsScope(t *testing.T) {
 
 func TestRepos(t *testing.T) {
 	s := flowtest.New(t)
-	for _, name := range []string{"", "engine", "a/b/c", "../etc", "ada/..", "ada/.git", "mirror/docker.io", "API/x", "ada/en gine",
-		"ada/.github", "ada/engine_", "ada/en._gine", "-ada/engine", "ada/en___gine", "ada/\u212aey", "ada/" + strings.Repeat("x", 200)} {
+	for _, name := range []string{
+		"", "engine", "a/b/c", "../etc", "ada/..", "ada/.git", "mirror/docker.io", "API/x", "ada/en gine",
+		"ada/.github", "ada/engine_", "ada/en._gine", "-ada/engine", "ada/en___gine", "ada/\u212aey", "ada/" + strings.Repeat("x", 200),
+	} {
 		if _, err := s.AddRepo(t.Context(), flow.NewRepo{Name: name, Forge: flowtest.Kind, ForgeURL: "https://x", Token: "t"}); fault.Of(err) == nil || fault.Of(err).Code != fault.Invalid {
 			t.Errorf("%q as a name: %v", name, err)
 		}
