@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -79,6 +80,10 @@ func (r *Request) refs() ([]string, error) {
 		}
 	}
 	named, err := reference.ParseNormalizedNamed(repo)
+	if errors.Is(err, reference.ErrNameContainsUppercase) {
+		host, path, _ := strings.Cut(repo, "/")
+		return nil, fmt.Errorf("repo %q has capitals, which names of images cannot have; write %s/%s", r.Repo, host, strings.ToLower(path))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("repo %q is not a valid name of a repository: %w", r.Repo, err)
 	}
