@@ -1,7 +1,6 @@
 package image
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -80,9 +79,11 @@ func (r *Request) refs() ([]string, error) {
 		}
 	}
 	named, err := reference.ParseNormalizedNamed(repo)
-	if errors.Is(err, reference.ErrNameContainsUppercase) {
-		host, path, _ := strings.Cut(repo, "/")
-		return nil, fmt.Errorf("repo %q has capitals, which names of images cannot have; write %s/%s", r.Repo, host, strings.ToLower(path))
+	if host, path, _ := strings.Cut(repo, "/"); err != nil {
+		lower := host + "/" + strings.ToLower(path)
+		if _, err := reference.ParseNormalizedNamed(lower); err == nil {
+			return nil, fmt.Errorf("repo %q has capitals, which names of images cannot have; write %s", r.Repo, lower)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("repo %q is not a valid name of a repository: %w", r.Repo, err)
