@@ -65,6 +65,10 @@ type Tags interface {
 // MaxTagHistory is how many lines of a tag's history are kept: a tag that each run moves must not fill the database.
 const MaxTagHistory = 1000
 
+// MaxDeletedTags is of how many deleted tags of a repository the histories are kept, those that were deleted last: a tag that
+// each run makes must not fill it either.
+const MaxDeletedTags = 1000
+
 // BlobLinks say which blobs may be read through which repository. The bytes of a blob are stored once, however many
 // repositories have it.
 type BlobLinks interface {
@@ -88,8 +92,8 @@ type BlobLinks interface {
 type Garbage interface {
 	// PurgeRegistry removes for good the manifests that were deleted before then, and unlinks the blobs that no manifest of
 	// their repository refers to, deleted ones included, and that were last linked before then; but not the blobs of the cache, which is
-	// bounded by its own rules. It works in many
-	// transactions, each of which is right by itself.
+	// bounded by its own rules. Of the tags that were deleted before then, the histories of the last MaxDeletedTags of each
+	// repository stay. It works in many transactions, each of which is right by itself.
 	PurgeRegistry(ctx context.Context, then time.Time) (Purged, error)
 	// ListUnlinked returns blobs that are in no repository and were last linked before then, at most limit.
 	ListUnlinked(ctx context.Context, then time.Time, limit int) ([]Blob, error)
@@ -97,8 +101,8 @@ type Garbage interface {
 	ForgetBlob(ctx context.Context, digest string, then time.Time) error
 }
 
-// Purged counts what PurgeRegistry removed.
-type Purged struct{ Manifests, Links int64 }
+// Purged counts what PurgeRegistry removed: Tags are deleted ones whose histories went.
+type Purged struct{ Manifests, Links, Tags int64 }
 
 // Inventory is everything that there is, for whoever compares it with the disk.
 type Inventory interface {

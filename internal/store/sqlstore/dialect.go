@@ -21,6 +21,7 @@ import (
 //	{bytes}   the type of a string of bytes
 //	{text}    the type of a text that is ordered by its bytes
 //	{list}    the rows of a parameter that is a JSON array of texts, as a subquery of one column
+//	{postgres} begins a line of a migration that is for PostgreSQL only; on SQLite it is a comment
 //	{update}  locks the rows of a SELECT until the transaction ends; on SQLite, whose only writer locks everything, empty
 type dialect struct {
 	words *strings.Replacer
@@ -42,6 +43,7 @@ var sqlite = dialect{
 		"{bytes}", "BLOB",
 		"{text}", "TEXT",
 		"{list}", "(SELECT value FROM json_each(?))",
+		"{postgres}", "--",
 		"{update}", "",
 	),
 	retryable: func(err error) bool {
@@ -87,6 +89,7 @@ var postgres = dialect{
 		"{bytes}", "BYTEA",
 		"{text}", `TEXT COLLATE "C"`,
 		"{list}", "(SELECT jsonb_array_elements_text(CAST(? AS jsonb)))",
+		"{postgres}", "",
 		"{update}", "FOR UPDATE",
 	),
 	numbered:   true,

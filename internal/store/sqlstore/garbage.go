@@ -54,6 +54,10 @@ func (db *DB) PurgeRegistry(ctx context.Context, then time.Time) (purged store.P
 		}
 	}
 
+	if purged.Tags, err = db.forgetTags(ctx, then); err != nil {
+		return purged, err
+	}
+
 	// Looking needs no lock; what is found is looked at again with the repository's, which every push takes.
 	type candidate struct {
 		repository string
@@ -90,6 +94,40 @@ func (db *DB) PurgeRegistry(ctx context.Context, then time.Time) (purged store.P
 			if err != nil {
 				return purged, err
 			}
+		}
+	}
+}
+
+// forgetTags removes the histories of tags that were deleted before then, but for the last store.MaxDeletedTags of each
+// repository, and returns of how many.
+func (db *DB) forgetTags(ctx context.Context, then time.Time) (forgotten int64, err error) {
+	type deletion struct {
+		repository, id int64
+		name           string
+	}
+	for {
+		var n int64
+		err := db.tx(ctx, func(t *tx) error {
+			found, err := list(ctx, t, func(row scanner) (d deletion, err error) {
+				return d, row.Scan(&d.repository, &d.id, &d.name)
+			}, `
+				SELECT repository_id, id, name FROM (
+					SELECT h.repository_id, h.id, h.name, h.at, row_number() OVER (PARTITION BY h.repository_id ORDER BY h.id DESC) AS place
+					FROM registry_tag_history h WHERE h.digest = '' AND NOT EXISTS (
+						SELECT 1 FROM registry_tag_history l WHERE l.repository_id = h.repository_id AND l.name = h.name AND l.id > h.id)
+				) d WHERE place > ? AND at < ? LIMIT ?`, store.MaxDeletedTags, instant(then), purgeBatch)
+			n = int64(len(found))
+			for _, d := range found {
+				// A tag that was made again meanwhile keeps what it was given then.
+				if _, err := t.exec(ctx, `DELETE FROM registry_tag_history WHERE repository_id = ? AND name = ? AND id <= ?`, d.repository, d.name, d.id); err != nil {
+					return err
+				}
+			}
+			return err
+		})
+		forgotten += n
+		if err != nil || n == 0 {
+			return forgotten, err
 		}
 	}
 }

@@ -511,3 +511,30 @@ func TestMigrateCapitals(t *testing.T) {
 		})
 	}
 }
+
+// TestDigestOrder holds that all columns of digests have one order in PostgreSQL: comparing two of different ones uses no index.
+func TestDigestOrder(t *testing.T) {
+	t.Parallel()
+	db := openTest(t, pgtest.Start(t))
+	rows, err := db.reader.QueryContext(t.Context(), `
+		SELECT table_name, column_name, coalesce(collation_name, 'that of the database') FROM information_schema.columns
+		WHERE table_name LIKE 'registry~_%' ESCAPE '~' AND column_name IN ('digest', 'subject', 'reference')`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	found := 0
+	for rows.Next() {
+		var table, column, order string
+		if err := rows.Scan(&table, &column, &order); err != nil {
+			t.Fatal(err)
+		}
+		if order != "C" {
+			t.Errorf("%s.%s has the order %s, not that of bytes", table, column, order)
+		}
+		found++
+	}
+	if err := rows.Err(); err != nil || found < 8 {
+		t.Errorf("there are %d columns of digests, %v", found, err)
+	}
+}

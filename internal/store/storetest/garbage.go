@@ -227,3 +227,42 @@ func testRegistryInventory(t *testing.T, s store.Store) {
 	_, err = s.ListManifests(ctx, store.Page{Repository: "octo/none", Limit: 1}, false)
 	wantErr(t, err, store.ErrNotFound)
 }
+
+// testRegistryForgottenTags bounds how many deleted tags have a history, and leaves those that may yet be restored.
+func testRegistryForgottenTags(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	manifest := func(n int) store.Manifest {
+		return manifestOf("octo/app", n, linkBlob(t, s, "octo/app", n))
+	}
+	check(t, s.PutManifest(ctx, manifest(1), "alive", "again"))
+	check(t, s.DeleteTag(ctx, store.Change{Repository: "octo/app", Reference: "again", At: noon}))
+	check(t, s.PutManifest(ctx, manifest(1), "again"))
+	names := []string{"oldest", "second"}
+	for i := range store.MaxDeletedTags - 1 {
+		names = append(names, fmt.Sprint("v", i))
+	}
+	check(t, s.PutManifest(ctx, manifest(2), names[:2]...))
+	_, err := s.DeleteManifest(ctx, store.Change{Repository: "octo/app", Reference: digestOf(2), At: noon})
+	check(t, err)
+	check(t, s.PutManifest(ctx, manifest(3), names[2:]...))
+	_, err = s.DeleteManifest(ctx, store.Change{Repository: "octo/app", Reference: digestOf(3), At: noon.Add(time.Hour)})
+	check(t, err)
+
+	lines := func(tag string) int {
+		t.Helper()
+		history, err := s.TagHistory(ctx, "octo/app", tag, 10)
+		check(t, err)
+		return len(history)
+	}
+	purged, err := s.PurgeRegistry(ctx, noon)
+	check(t, err)
+	same(t, purged.Tags, int64(0)) // all may yet be restored
+	purged, err = s.PurgeRegistry(ctx, noon.Add(time.Second))
+	check(t, err)
+	same(t, purged.Tags, int64(1))
+	for tag, want := range map[string]int{"oldest": 0, "second": 2, "v0": 2, "alive": 1, "again": 3} {
+		if got := lines(tag); got != want {
+			t.Errorf("the tag %s has %d lines of history, not %d", tag, got, want)
+		}
+	}
+}

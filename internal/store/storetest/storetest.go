@@ -70,6 +70,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		{"RegistryReferrers", testRegistryReferrers},
 		{"RegistryConcurrent", testRegistryConcurrent},
 		{"RegistryDeleted", testRegistryDeleted},
+		{"RegistryForgottenTags", testRegistryForgottenTags},
 		{"RegistryGarbage", testRegistryGarbage},
 		{"RegistryGarbageCache", testRegistryGarbageCache},
 		{"RegistryGarbageMany", testRegistryGarbageMany},
