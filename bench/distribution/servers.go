@@ -57,8 +57,11 @@ func (r *registry) login() error {
 	}
 	defer resp.Body.Close()
 	var answer struct{ Token string }
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Token == "" {
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
 		return fmt.Errorf("no token from %s: %s: %w", r.name, resp.Status, err)
+	}
+	if answer.Token == "" {
+		return fmt.Errorf("no token from %s: %s", r.name, resp.Status)
 	}
 	r.token = answer.Token
 	return nil

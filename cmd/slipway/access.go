@@ -52,7 +52,7 @@ func (a access) git(ctx context.Context, repo, _, password string, write bool) (
 // Access implements [registry.Authority].
 func (a access) Access(ctx context.Context, _, password string) (registry.Grants, error) {
 	public := func(repository string) bool {
-		repo, err := a.repos.FindRepo(ctx, repoOf(repository))
+		repo, err := a.repos.FindImageOwner(ctx, repository)
 		return err == nil && repo.PublicImages // who cannot be looked up shows nothing
 	}
 	if password == "" {

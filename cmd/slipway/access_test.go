@@ -191,7 +191,7 @@ func TestRegistryFirst(t *testing.T) {
 		"/v2": "registry /v2", "/v2/": "registry /v2/", "/v2/o/../a/tags/list": "registry /v2/o/../a/tags/list",
 		"/v2/o//a/tags/list": "registry /v2/o//a/tags/list", "/v2x": "others /v2x", "/octo/app": "others /octo/app",
 	} {
-		resp, err := http.Get(server.URL + path) //nolint:noctx // the server is the test's own
+		resp, err := http.Get(server.URL + path)
 		if err != nil {
 			t.Fatal(err)
 		}

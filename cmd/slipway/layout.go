@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/layout"
 	"slipway/internal/remote"
@@ -86,6 +87,7 @@ func (c *connection) registry(name string) (*remote.Client, remote.Repository, e
 	if err != nil {
 		return nil, remote.Repository{}, err
 	}
+	name = ci.ImageName(name)
 	// It is checked here because it becomes a part of an address.
 	parsed, err := remote.ParseRepository("localhost/" + name)
 	if err != nil || parsed.Name != name {

@@ -86,6 +86,28 @@ func newRepoListCommand(c *connection) *cobra.Command {
 	}
 }
 
+func newRepoShowCommand(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use: "show OWNER/NAME", Short: "Show a repo with its settings", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, err := c.open()
+			if err != nil {
+				return err
+			}
+			r, err := at.Repo(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return printJSON(cmd.OutOrStdout(), r)
+			}
+			return table(cmd.OutOrStdout(), "REPO\tFORGE\tBRANCH\tPIPELINE\tPRIVATE\tTRUSTED\tCLONE", []ci.Repo{r}, func(r ci.Repo) string {
+				return fmt.Sprintf("%s\t%s\t%s\t%s\t%t\t%t\t%s", r.Name, r.Forge, r.Branch, cmp.Or(r.Config, ".drone.yml"), r.Private, r.Trusted, r.CloneURL)
+			})
+		},
+	}
+}
+
 func newRepoTrustCommand(c *connection) *cobra.Command {
 	var revoke bool
 	cmd := &cobra.Command{
@@ -157,26 +179,4 @@ func table[T any](w io.Writer, head string, rows []T, row func(T) string) error 
 		fmt.Fprintln(out, row(r))
 	}
 	return out.Flush()
-}
-
-func newRepoShowCommand(c *connection) *cobra.Command {
-	return &cobra.Command{
-		Use: "show OWNER/NAME", Short: "Show a repo with its settings", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			at, err := c.open()
-			if err != nil {
-				return err
-			}
-			r, err := at.Repo(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if c.json {
-				return printJSON(cmd.OutOrStdout(), r)
-			}
-			return table(cmd.OutOrStdout(), "REPO\tFORGE\tBRANCH\tPIPELINE\tPRIVATE\tTRUSTED\tCLONE", []ci.Repo{r}, func(r ci.Repo) string {
-				return fmt.Sprintf("%s\t%s\t%s\t%s\t%t\t%t\t%s", r.Name, r.Forge, r.Branch, cmp.Or(r.Config, ".drone.yml"), r.Private, r.Trusted, r.CloneURL)
-			})
-		},
-	}
 }

@@ -71,24 +71,32 @@ type facts struct {
 	branches func(ctx context.Context, repo string) ([]string, error)
 }
 
-// repoOf returns the repo that a repository of images belongs to.
-func repoOf(repository string) string {
-	parts := strings.SplitN(repository, "/", 3)
-	return strings.Join(parts[:min(len(parts), 2)], "/")
+// owner returns the name of the repo that a repository of images belongs to, as runs, releases and environments have it. Of
+// one that is gone, nobody knows anything under any name.
+func (f facts) owner(ctx context.Context, repository string) (string, error) {
+	repo, err := f.store.FindImageOwner(ctx, repository)
+	if errors.Is(err, store.ErrNotFound) {
+		return ci.ImageOwner(repository), nil
+	}
+	return repo.Name, err
 }
 
 // InUse implements [retention.Facts]: what clusters run or can go back to, the images of runs that go on, of the newest
 // successful ones with the runs that they repeat, which a rollback or a promotion starts from, and of the newest releases,
 // whichever repo deployed them.
 func (f facts) InUse(ctx context.Context, repository string, wait bool) (usage retention.Usage, err error) {
+	repo, err := f.owner(ctx, repository)
+	if err != nil {
+		return usage, err
+	}
 	var running []rollout.ImageUse
-	running, usage.Unasked, usage.Asking = f.running(ctx, repoOf(repository), wait)
+	running, usage.Unasked, usage.Asking = f.running(ctx, repo, wait)
 	for _, one := range running {
 		if use, ok := useOf(one.Image, repository, one.Reason); ok {
 			usage.Uses = append(usage.Uses, use)
 		}
 	}
-	known, err := f.known(ctx, repository)
+	known, err := f.known(ctx, repo, repository)
 	usage.Uses = append(usage.Uses, known...)
 	return usage, err
 }
@@ -114,8 +122,7 @@ func useOf(image, repository, reason string) (retention.Use, bool) {
 }
 
 // known returns the images in use that the database knows of.
-func (f facts) known(ctx context.Context, repository string) (uses []retention.Use, err error) {
-	repo := repoOf(repository)
+func (f facts) known(ctx context.Context, repo, repository string) (uses []retention.Use, err error) {
 	add := func(number int64, why string) error {
 		run, err := f.store.FindRun(ctx, repo, number)
 		if errors.Is(err, store.ErrNotFound) {
@@ -189,7 +196,11 @@ func tagOf(image ci.Image, repository string) string {
 
 // Branches implements [retention.Facts].
 func (f facts) Branches(ctx context.Context, repository string) ([]string, error) {
-	return f.branches(ctx, repoOf(repository))
+	repo, err := f.owner(ctx, repository)
+	if err != nil {
+		return nil, err
+	}
+	return f.branches(ctx, repo)
 }
 
 // runName is how a run is called in the histories of tags, see package auth.

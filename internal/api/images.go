@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"slipway/internal/ci"
 	"slipway/internal/fault"
 	"slipway/internal/retention"
 	"slipway/internal/store"
@@ -16,6 +17,23 @@ import (
 // ImagePath names a repository of images.
 type ImagePath struct {
 	Repository string `query:"repository" required:"true" maxLength:"229" doc:"name of the repository, such as octo/app or octo/app/cache"`
+}
+
+// Resolve implements [huma.Resolver]: who says Acme/App means the images of that repo.
+func (p *ImagePath) Resolve(huma.Context) []error {
+	p.Repository = ci.ImageName(p.Repository)
+	return nil
+}
+
+// ImagesPath names a repository of images, or all.
+type ImagesPath struct {
+	Repository string `query:"repository" maxLength:"229" doc:"name of the repository, such as octo/app or octo/app/cache; empty for all, which only admins may"`
+}
+
+// Resolve implements [huma.Resolver], as that of [ImagePath].
+func (p *ImagesPath) Resolve(huma.Context) []error {
+	p.Repository = ci.ImageName(p.Repository)
+	return nil
 }
 
 // ImageTag is a tag of an image.
@@ -102,8 +120,8 @@ func (s *server) registerImages(api huma.API) {
 	})
 	add(s, api, "get-image-policy", http.MethodGet, base+"policy", "Get the retention policy that holds for a repository of images", s.imagePolicy)
 	add(s, api, "put-image-policy", http.MethodPut, base+"policy", "Set a retention policy; of the empty repository, for all", func(ctx context.Context, in *struct {
-		Repository string `query:"repository" maxLength:"229" doc:"empty for all; admins only"`
-		Body       NewImagePolicy
+		ImagesPath
+		Body NewImagePolicy
 	},
 	) (Empty, error) {
 		who, err := s.tidies(ctx, in.Repository)
@@ -114,8 +132,8 @@ func (s *server) registerImages(api huma.API) {
 	})
 	add(s, api, "get-image-quotas", http.MethodGet, base+"quota", "Get the quotas that hold for a repository of images, the widest first, and what is used of them", s.imageQuotas)
 	add(s, api, "put-image-quota", http.MethodPut, base+"quota", "Set a quota; of the empty repository, for each repo that has none; admins only", func(ctx context.Context, in *struct {
-		Repository string `query:"repository" maxLength:"229" doc:"with all below it; empty for each repo that has none of its own"`
-		Body       NewImageQuota
+		ImagesPath
+		Body NewImageQuota
 	},
 	) (Empty, error) {
 		if err := s.admin(ctx); err != nil {
@@ -193,7 +211,7 @@ func (s *server) imageTagHistory(ctx context.Context, in *struct {
 }
 
 func (s *server) imagePolicy(ctx context.Context, in *struct {
-	Repository string `query:"repository" maxLength:"229" doc:"empty for the policy for all; admins only"`
+	ImagesPath
 },
 ) (ImagePolicy, error) {
 	if in.Repository == "" {

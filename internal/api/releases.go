@@ -72,11 +72,7 @@ func (s *server) listAllReleases(ctx context.Context, in *ReleaseListing) ([]ci.
 	if filter.Repos, err = s.visible(ctx); err != nil {
 		return nil, err
 	}
-	releases, err := s.Store.ListReleases(ctx, filter)
-	if releases == nil {
-		releases = []ci.Release{}
-	}
-	return releases, err
+	return listed(s.Store.ListReleases(ctx, filter))
 }
 
 func (s *server) listReleases(ctx context.Context, in *struct {
@@ -89,11 +85,7 @@ func (s *server) listReleases(ctx context.Context, in *struct {
 	}
 	filter := in.filter()
 	filter.Repo = in.repo()
-	releases, err := s.Store.ListReleases(ctx, filter)
-	if releases == nil {
-		releases = []ci.Release{}
-	}
-	return releases, err
+	return listed(s.Store.ListReleases(ctx, filter))
 }
 
 func (s *server) getRelease(ctx context.Context, in *ReleasePath) (ci.Release, error) {
@@ -145,9 +137,7 @@ func (s *server) diffRelease(ctx context.Context, in *struct {
 		return diff, err
 	}
 	diff.Differences, diff.Omitted, err = s.ledger().Diff(ctx, diff.From, diff.To)
-	if diff.Differences == nil {
-		diff.Differences = []ci.Difference{}
-	}
+	diff.Differences, err = listed(diff.Differences, err)
 	return diff, err
 }
 
@@ -155,11 +145,7 @@ func (s *server) listPreviews(ctx context.Context, in *RunPath) ([]ci.Preview, e
 	if _, err := s.getRun(ctx, in); err != nil {
 		return nil, err
 	}
-	previews, err := s.Store.ListPreviews(ctx, in.repo(), in.Number)
-	if previews == nil {
-		previews = []ci.Preview{}
-	}
-	return previews, err
+	return listed(s.Store.ListPreviews(ctx, in.repo(), in.Number))
 }
 
 func (s *server) importRelease(ctx context.Context, in *struct{ Body FoundRelease }) (Empty, error) {

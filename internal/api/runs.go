@@ -44,11 +44,7 @@ func (s *server) listAllRuns(ctx context.Context, in *Listing) ([]ci.Run, error)
 	if err != nil {
 		return nil, err
 	}
-	runs, err := s.Store.ListRuns(ctx, store.RunFilter{Repos: visible, Before: in.Before, Image: in.Image, Limit: in.Limit})
-	if runs == nil {
-		runs = []ci.Run{}
-	}
-	return runs, err
+	return listed(s.Store.ListRuns(ctx, store.RunFilter{Repos: visible, Before: in.Before, Image: in.Image, Limit: in.Limit}))
 }
 
 func (s *server) listRuns(ctx context.Context, in *struct {
@@ -59,11 +55,7 @@ func (s *server) listRuns(ctx context.Context, in *struct {
 	if _, err := s.reads(ctx, in.repo()); err != nil {
 		return nil, err
 	}
-	runs, err := s.Store.ListRuns(ctx, store.RunFilter{Repo: in.repo(), Before: in.Before, Image: in.Image, Limit: in.Limit})
-	if runs == nil {
-		runs = []ci.Run{}
-	}
-	return runs, err
+	return listed(s.Store.ListRuns(ctx, store.RunFilter{Repo: in.repo(), Before: in.Before, Image: in.Image, Limit: in.Limit}))
 }
 
 func (s *server) getRun(ctx context.Context, in *RunPath) (ci.Run, error) {

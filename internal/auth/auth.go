@@ -24,7 +24,8 @@ import (
 	"slipway/internal/store"
 )
 
-// Scopes of tokens. [ScopeRepo] and [ScopePullRepo] are followed by the name of one repo.
+// Scopes of tokens. [ScopeRepo] and [ScopePullRepo] are followed by the name of one repo. No two repos have names that differ only
+// by case, and images have no capitals, so case does not count in it.
 const (
 	ScopeAdmin = "admin" // everything
 	ScopeRepo  = "repo:" // read, push, run and settings of one repo and its images
@@ -57,6 +58,14 @@ type Principal struct {
 
 func (p Principal) has(scope string) bool { return slices.Contains(p.Scopes, scope) }
 
+// hasFor reports whether p has the scope of that kind for a repo.
+func (p Principal) hasFor(kind, repo string) bool {
+	return slices.ContainsFunc(p.Scopes, func(s string) bool {
+		name, ok := strings.CutPrefix(s, kind)
+		return ok && name != "" && ci.ImageName(name) == ci.ImageName(repo)
+	})
+}
+
 // Admin reports whether p may do everything.
 func (p Principal) Admin() bool { return p.has(ScopeAdmin) }
 
@@ -68,19 +77,19 @@ func (p Principal) Measures() bool { return p.has(ScopeMetrics) || p.Admin() }
 
 // Manages reports whether p may change the repo: push, run, cancel, set secrets.
 func (p Principal) Manages(repo string) bool {
-	return p.Admin() || p.Job == 0 && p.has(ScopeRepo+repo)
+	return p.Admin() || p.Job == 0 && p.hasFor(ScopeRepo, repo)
 }
 
 // Reads reports whether p may read the repo's source, runs and logs.
-func (p Principal) Reads(repo string) bool { return p.Admin() || p.has(ScopeRepo+repo) }
+func (p Principal) Reads(repo string) bool { return p.Admin() || p.hasFor(ScopeRepo, repo) }
 
 // MirrorPrefix is where the images of other registries are in the registry. All who may pull anything may pull them, and
 // runners, which run everybody's steps.
 const MirrorPrefix = "mirror/"
 
-// Pulls reports whether p may pull the image repository: owner/name and all below it belong to the repo owner/name.
+// Pulls reports whether p may pull the image repository, see [ci.ImageOwner].
 func (p Principal) Pulls(image string) bool {
-	return p.has(ScopePull) || p.has(ScopePullRepo+owner(image)) || p.Reads(owner(image)) || strings.HasPrefix(image, MirrorPrefix) && p.pullsAny()
+	return p.has(ScopePull) || p.hasFor(ScopePullRepo, ci.ImageOwner(image)) || p.Reads(ci.ImageOwner(image)) || strings.HasPrefix(image, MirrorPrefix) && p.pullsAny()
 }
 
 // pullsAny reports whether p may pull any image, or runs what pulls.
@@ -92,22 +101,13 @@ func (p Principal) pullsAny() bool {
 
 // Pushes reports whether p may push to the image repository, and delete from it.
 func (p Principal) Pushes(image string) bool {
-	return p.Admin() || !p.ReadOnly && p.has(ScopeRepo+owner(image))
+	return p.Admin() || !p.ReadOnly && p.hasFor(ScopeRepo, ci.ImageOwner(image))
 }
 
 // Tidies reports whether p may change what the image repository keeps: delete and move tags by hand, and set its policy.
 // The empty name stands for all.
 func (p Principal) Tidies(image string) bool {
-	return p.Admin() || p.Job == 0 && p.has(ScopeRepo+owner(image))
-}
-
-// owner returns the repo that an image repository belongs to.
-func owner(image string) string {
-	parts := strings.SplitN(image, "/", 3)
-	if len(parts) < 2 {
-		return ""
-	}
-	return parts[0] + "/" + parts[1]
+	return p.Admin() || p.Job == 0 && p.hasFor(ScopeRepo, ci.ImageOwner(image))
 }
 
 // Authority knows the tokens. It may be used concurrently.

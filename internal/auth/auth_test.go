@@ -16,18 +16,20 @@ func TestPrincipals(t *testing.T) {
 	// Each row says for whom what is allowed, by letters: Admin, Runner, Manages, Reads of ada/engine, pulls and Pushes of
 	// its images, pull of a mirror's, and then of another repo's images.
 	for want, who := range map[string]auth.Principal{
-		"ARMR pP m p":   {Scopes: []string{auth.ScopeAdmin}},
-		"--MR pP m -":   {Scopes: []string{"repo:ada/engine"}},
-		"---- -- m p":   {Scopes: []string{"repo:eve/other"}},
-		"---- p- m p":   {Scopes: []string{auth.ScopePull}},
-		"-R-- -- m -":   {Scopes: []string{auth.ScopeRunner}},
-		"---- p- m - ":  {Scopes: []string{"pull:ada/engine"}},
-		"---- -- m -  ": {Scopes: []string{"pull:ada/eng", "metrics"}},
-		"---R pP m -":   {Scopes: []string{"repo:ada/engine"}, Job: 7},
-		"---R p- m -":   {Scopes: []string{"repo:ada/engine"}, Job: 7, ReadOnly: true},
-		"---- -- - -":   {},
-		"---- -- - - ":  {Scopes: []string{"metrics"}},
-		"---- -- m - ":  {Scopes: []string{"repo:ada/eng"}},
+		"ARMR pP m p":    {Scopes: []string{auth.ScopeAdmin}},
+		"--MR pP m -":    {Scopes: []string{"repo:ada/engine"}},
+		"---- -- m p":    {Scopes: []string{"repo:eve/other"}},
+		"---- p- m p":    {Scopes: []string{auth.ScopePull}},
+		"-R-- -- m -":    {Scopes: []string{auth.ScopeRunner}},
+		"---- p- m - ":   {Scopes: []string{"pull:ada/engine"}},
+		"---- -- m -  ":  {Scopes: []string{"pull:ada/eng", "metrics"}},
+		"---R pP m -":    {Scopes: []string{"repo:ada/engine"}, Job: 7},
+		"---R p- m -":    {Scopes: []string{"repo:ada/engine"}, Job: 7, ReadOnly: true},
+		"--MR pP m - ":   {Scopes: []string{"repo:Ada/Engine"}},
+		"---- p- m -   ": {Scopes: []string{"pull:ADA/engine"}},
+		"---- -- - -":    {},
+		"---- -- - - ":   {Scopes: []string{"metrics"}},
+		"---- -- m - ":   {Scopes: []string{"repo:ada/eng"}},
 	} {
 		letter := func(c string, allowed bool) string {
 			if allowed {

@@ -195,8 +195,10 @@ func (k *Keeper) found(ctx context.Context, before ci.Drift, report rollout.Drif
 		k.Log.Info("put back what differs", "environment", d.Environment, "namespace", d.Namespace, "repo", d.Repo, "cluster", d.Cluster, "differs", names(d))
 		if err := k.Heal(ctx, d); err != nil && ctx.Err() == nil {
 			noted := d
-			if d = Unhealed(d, err); fault.Of(err).Code == fault.Unavailable {
+			if fault.Of(err).Code == fault.Unavailable {
 				d = Untried(d)
+			} else {
+				d = Unhealed(d, err)
 			}
 			k.put(ctx, d, noted)
 			k.Log.Error("put back what differs", "environment", d.Environment, "namespace", d.Namespace, "repo", d.Repo, "cluster", d.Cluster, "error", err)

@@ -32,6 +32,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
 
 	"slipway/internal/ci"
 	"slipway/internal/testneeds"
@@ -60,6 +61,7 @@ steps:
   environment: {DOCKER_HOST: "tcp://docker:2375"}
   commands:
   - until docker version; do sleep 0.2; done
+  - docker info --format 'driver {{ .Driver }}'
   - docker pull busybox
   - docker image inspect --format '{{ index .RepoDigests 0 }}' busybox
   - touch first
@@ -74,8 +76,13 @@ steps:
 	hub.push("ada/later:latest", busyboxImage(t)) // nobody can have pulled it before
 	run := s.done("ada/engine", 1)
 	s.wantRun(run, ci.Success, "")
-	if log := withoutTrace(s.log(run, 1, 3)); !strings.Contains(log, "\nbusybox@"+busybox) {
+	log := withoutTrace(s.log(run, 1, 3))
+	if !strings.Contains(log, "\nbusybox@"+busybox) {
 		t.Errorf("the step that pulls says:\n%s", log)
+	}
+	// What the image declares as a volume is on the machine's own file system, which dockerd needs for its best driver.
+	if driver := overlayDriver(s.dir); !strings.Contains(log, "\ndriver "+driver+"\n") {
+		t.Errorf("the driver should be %s; the step says:\n%s", driver, log)
 	}
 	if log := s.log(run, 1, 2); strings.Count(log, "slipway: Docker Hub's images come through this server's mirror") != 1 {
 		t.Errorf("the service says:\n%s", log)
@@ -86,6 +93,16 @@ steps:
 func (s *instance) over(repo string, number int64) bool {
 	run, err := s.api.Run(s.Context(), repo, number)
 	return err == nil && run.Status.Done()
+}
+
+// overlayDriver is the storage driver that dockerd chooses for itself with its data below dir: vfs, if that is on an overlay
+// itself, as it is in a container without volumes.
+func overlayDriver(dir string) string {
+	var stat unix.Statfs_t
+	if unix.Statfs(dir, &stat) == nil && stat.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return "vfs"
+	}
+	return "overlay2"
 }
 
 // dockerHub is a registry that servers and runners which are started take for Docker Hub. Containers do not reach it.
@@ -180,7 +197,7 @@ func (h *dockerHub) push(ref string, image v1.Image) string {
 }
 
 // dockerImage is like docker:dind: with the programs of a Docker daemon, a client and an entrypoint that takes options of
-// the daemon. What it says of storage, networks and cgroups is for the machine of the tests.
+// the daemon, and its volume. What it says of networks and cgroups is for the machine of the tests.
 func dockerImage(t *testing.T) v1.Image {
 	t.Helper()
 	testneeds.Tool(t, "clients/dockerd")
@@ -206,9 +223,9 @@ case "$1" in
 esac
 mkdir -p /run /var
 ln -s /run /var/run
-exec "$@" --storage-driver=vfs --bridge=none --iptables=false --ip6tables=false
+exec "$@" --bridge=none --iptables=false --ip6tables=false
 `,
-	}, "dockerd-entrypoint.sh")
+	}, v1.Config{Entrypoint: []string{"dockerd-entrypoint.sh"}, Volumes: map[string]struct{}{"/var/lib/docker": {}}})
 }
 
 // libraries are the files that a program is linked with, by their paths in an image.
@@ -250,10 +267,12 @@ func libraries(t *testing.T, root, program string) map[string]string {
 }
 
 // busyboxImage has the machine's busybox.
-func busyboxImage(t *testing.T) v1.Image { return machineImage(t, nil, nil, "") }
+func busyboxImage(t *testing.T) v1.Image {
+	return machineImage(t, nil, nil, v1.Config{Cmd: []string{"sh"}})
+}
 
 // machineImage makes an image of busybox and files of this machine, and of texts that are programs.
-func machineImage(t *testing.T, files, texts map[string]string, entrypoint string) v1.Image {
+func machineImage(t *testing.T, files, texts map[string]string, config v1.Config) v1.Image {
 	t.Helper()
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
@@ -287,10 +306,7 @@ func machineImage(t *testing.T, files, texts map[string]string, entrypoint strin
 	problems = append(problems, err)
 	image, err := mutate.AppendLayers(empty.Image, hashedLayer{whole, digest})
 	problems = append(problems, err)
-	config := v1.Config{Env: []string{"PATH=/bin"}, Cmd: []string{"sh"}}
-	if entrypoint != "" {
-		config.Entrypoint, config.Cmd = []string{entrypoint}, nil
-	}
+	config.Env = []string{"PATH=/bin"}
 	image, err = mutate.Config(mutate.MediaType(image, types.DockerManifestSchema2), config)
 	problems = append(problems, err)
 	file, err := image.ConfigFile()

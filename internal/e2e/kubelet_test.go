@@ -61,15 +61,16 @@ spec:
 ---`, name, secret, host)
 	}
 	c.Apply(pod("node-token", loggedIn, "") + pod("pod-token", plain, "{name: reader}") + pod("wrong-token", plain, "{name: other}") + pod("no-token", plain, ""))
+	const patience = "--timeout=6m" // the kubelet tries again after up to five minutes, and only then the reason is ErrImagePull again
 	for _, name := range []string{"node-token", "pod-token"} {
-		c.Kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s", "pod/"+name)
+		c.Kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", patience, "pod/"+name)
 		if got := c.Kubectl("logs", name); got != "hello\n" {
 			t.Errorf("the pod %s printed %q", name, got)
 		}
 	}
 	for _, name := range []string{"wrong-token", "no-token"} {
 		const waiting = ".status.containerStatuses[0].state.waiting"
-		got := c.Kubectl("wait", "--for=jsonpath={"+waiting+".reason}=ErrImagePull", "--timeout=120s", "pod/"+name, "-o=jsonpath={"+waiting+".message}")
+		got := c.Kubectl("wait", "--for=jsonpath={"+waiting+".reason}=ErrImagePull", patience, "pod/"+name, "-o=jsonpath={"+waiting+".message}")
 		if !strings.Contains(got, "authorization failed") {
 			t.Errorf("the pod %s waits because %q", name, got)
 		}

@@ -321,7 +321,10 @@ func TestSecretsScope(t *testing.T) {
 
 func TestRepos(t *testing.T) {
 	s := flowtest.New(t)
-	for _, name := range []string{"", "engine", "a/b/c", "../etc", "ada/..", "ada/.git", "mirror/docker.io", "API/x", "ada/en gine"} {
+	for _, name := range []string{
+		"", "engine", "a/b/c", "../etc", "ada/..", "ada/.git", "mirror/docker.io", "API/x", "ada/en gine",
+		"ada/.github", "ada/engine_", "ada/en._gine", "-ada/engine", "ada/en___gine", "ada/\u212aey", "ada/" + strings.Repeat("x", 200),
+	} {
 		if _, err := s.AddRepo(t.Context(), flow.NewRepo{Name: name, Forge: flowtest.Kind, ForgeURL: "https://x", Token: "t"}); fault.Of(err) == nil || fault.Of(err).Code != fault.Invalid {
 			t.Errorf("%q as a name: %v", name, err)
 		}
@@ -335,6 +338,13 @@ func TestRepos(t *testing.T) {
 	repo, err := s.AddRepo(t.Context(), flow.NewRepo{Name: flowtest.Repo, Forge: flowtest.Kind, ForgeURL: "https://git.example.com", Token: "another"})
 	if err != nil || !repo.Trusted || !repo.Private || repo.Timeout != time.Minute || repo.Config != "ci/drone.yml" {
 		t.Errorf("adding it again made it %+v, %v", repo, err)
+	}
+	// What images can be called is a repo's name, in any case; but of two whose images would have the same name, one.
+	for name, taken := range map[string]bool{"Acme/my--App": false, "acme/my__app": false, "acme/my---app": false, "Ada/engine": true, "ada/ENGINE": true} {
+		_, err := s.AddRepo(t.Context(), flow.NewRepo{Name: name, Forge: flowtest.Kind, ForgeURL: "https://git.example.com", Token: "another"})
+		if f := fault.Of(err); taken != (f != nil && f.Code == fault.Conflict && strings.Contains(f.Message, "beside ada/engine: their names differ only by case")) || !taken && err != nil {
+			t.Errorf("adding %s: %v", name, err)
+		}
 	}
 }
 

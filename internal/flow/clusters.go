@@ -69,7 +69,7 @@ func (f *Flow) Clusters(ctx context.Context) ([]Cluster, error) {
 	return clusters, nil
 }
 
-// healPatience is how long a run that is to heal waits for a runner.
+// healPatience is how long a run that is to heal waits for a runner, and is in the sentence that says so.
 const healPatience = 30 * time.Minute
 
 // Heal puts the release back that serves in an environment, because the cluster has come to differ from it, by a run of its
@@ -96,7 +96,7 @@ func (f *Flow) Heal(ctx context.Context, d ci.Drift) error {
 			if _, err := f.Cancel(ctx, d.Repo, run.Number, self); err != nil && fault.Of(err).Code != fault.Conflict {
 				return err
 			}
-			return fault.New(fault.Unavailable, "no runner took run %d within %s, which was to put release %d back in %s", run.Number, "half an hour", d.Release, d.Environment)
+			return fault.New(fault.Unavailable, "no runner took run %d within half an hour, which was to put release %d back in %s", run.Number, d.Release, d.Environment)
 		}
 	}
 	if run.Status != ci.Success {

@@ -35,7 +35,12 @@ type NewRepo struct {
 // OwnForge is the [ci.Repo.Forge] of repos on Slipway's own git endpoint.
 const OwnForge = "slipway"
 
-var repoName = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*/[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
+// repoName is what names of repos look like: those of images, whose grammar is in the OCI's distribution specification, "Pulling
+// manifests", and capitals, for which see [ci.ImageName].
+var repoName = regexp.MustCompile(`^[A-Za-z0-9]+(?:(?:[._]|__|-+)[A-Za-z0-9]+)*/[A-Za-z0-9]+(?:(?:[._]|__|-+)[A-Za-z0-9]+)*$`)
+
+// maxRepoName bounds the name of a repo, in bytes; there is room below it in the 229 of the registry's names.
+const maxRepoName = 160
 
 // reservedOwners are what names may not begin with: addresses of the server, and the registry's mirrors of others, whose
 // images everybody uses.
@@ -43,11 +48,8 @@ var reservedOwners = []string{"api", "assets", "git", "healthz", "hooks", "jwt",
 
 // AddRepo begins to serve a repo. Of a repo that is served already it updates what is known.
 func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
-	if !repoName.MatchString(strings.ToLower(wish.Name)) {
-		return ci.Repo{}, fault.New(fault.Invalid, "%q cannot be the name of a repo; use OWNER/NAME of letters, digits and single . _ -", wish.Name)
-	}
-	if owner, _, _ := strings.Cut(strings.ToLower(wish.Name), "/"); slices.Contains(reservedOwners, owner) {
-		return ci.Repo{}, fault.New(fault.Invalid, "%q cannot be the name of a repo: %q is Slipway's own at the beginning of a name", wish.Name, owner)
+	if err := checkRepoName(wish.Name); err != nil {
+		return ci.Repo{}, err
 	}
 	if wish.Config != "" && !fs.ValidPath(wish.Config) {
 		return ci.Repo{}, fault.New(fault.Invalid, "%q cannot be the path of the pipeline file; give it relative to the repo's root", wish.Config)
@@ -66,7 +68,7 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	if !ok {
 		return ci.Repo{}, fault.New(fault.Invalid, "there is no forge of the kind %q; use slipway or gitea", wish.Forge)
 	}
-	earlier, err := f.Store.FindRepo(ctx, wish.Name)
+	earlier, err := f.Store.FindImageOwner(ctx, wish.Name)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		if err := create(ctx, at, repo); err != nil {
@@ -75,6 +77,9 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	case err != nil:
 		return ci.Repo{}, err
 	case earlier.Forge != wish.Forge:
+		if err := f.checkTaken(ctx, wish.Name); err != nil {
+			return ci.Repo{}, err
+		}
 		return ci.Repo{}, fault.New(fault.Conflict, "%s is served from the forge %s; remove it first to serve it from %s", wish.Name, earlier.Forge, wish.Forge)
 	default: // what was granted or hidden stays so until somebody says otherwise
 		repo.Timeout = earlier.Timeout
@@ -90,7 +95,10 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 	if err != nil {
 		return ci.Repo{}, fault.New(fault.Invalid, "%w", err)
 	}
-	repo = described
+	repo = described // perhaps by another name: forges find a repo in any case, and by its former name
+	if err := f.checkTaken(ctx, repo.Name); err != nil {
+		return ci.Repo{}, err
+	}
 	if wish.Forge != OwnForge {
 		if repo.ForgeToken, err = f.Keys.Seal([]byte(known.Token), repo.Name, forgeToken); err != nil {
 			return ci.Repo{}, fmt.Errorf("seal the token of %s: %w", repo.Name, err)
@@ -103,10 +111,38 @@ func (f *Flow) AddRepo(ctx context.Context, wish NewRepo) (ci.Repo, error) {
 			return ci.Repo{}, fault.New(fault.Invalid, "%w", err)
 		}
 	}
-	if err := f.Store.PutRepo(ctx, &repo); err != nil {
+	if err := f.Store.PutRepo(ctx, &repo); err != nil { // store.ErrExists only if another was added in this moment
 		return ci.Repo{}, fmt.Errorf("store the repo %s: %w", repo.Name, err)
 	}
 	return repo, nil
+}
+
+// checkRepoName says what is wrong with the name of a repo.
+func checkRepoName(name string) error {
+	if !repoName.MatchString(name) || len(name) > maxRepoName {
+		return fault.New(fault.Invalid, "%.200q cannot be the name of a repo here, because no image can have it: use OWNER/NAME of letters and digits "+
+			"with a . or _, a __ or any number of - between them, %d at most", name, maxRepoName)
+	}
+	if owner, _, _ := strings.Cut(ci.ImageName(name), "/"); slices.Contains(reservedOwners, owner) {
+		return fault.New(fault.Invalid, "%q cannot be the name of a repo: %q is Slipway's own at the beginning of a name", name, owner)
+	}
+	return nil
+}
+
+// checkTaken says whether a repo cannot be served by a name that its forge gives, because another one has it in another case.
+func (f *Flow) checkTaken(ctx context.Context, name string) error {
+	if err := checkRepoName(name); err != nil {
+		return err
+	}
+	other, err := f.Store.FindImageOwner(ctx, name)
+	if errors.Is(err, store.ErrNotFound) || err == nil && other.Name == name {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fault.New(fault.Conflict, "%s cannot be served beside %s: their names differ only by case, so they would have the same images, %s; "+
+		"remove that one first, or rename one at its forge", name, other.Name, ci.ImageName(name))
 }
 
 // create makes the repository of a new repo where the forge is Slipway's own. One that is there was made by a server which

@@ -27,7 +27,7 @@ func (f *Flow) takeRetention(ctx context.Context, run ci.Run) (warnings []string
 	}
 	if err == nil || errors.Is(err, forge.ErrNotFound) {
 		warnings, err = f.Retention.PutFile(ctx, retention.File{
-			Repo: run.Repo, Commit: run.Event.After, Text: string(text), Run: run.ID, By: fmt.Sprintf("%s run %d", run.Repo, run.Number),
+			Repository: ci.ImageName(run.Repo), Commit: run.Event.After, Text: string(text), Run: run.ID, By: fmt.Sprintf("%s run %d", run.Repo, run.Number),
 		})
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"slipway/internal/ci"
+	"slipway/internal/flow"
 	"slipway/internal/flow/flowtest"
 	"slipway/internal/retention"
 )
@@ -19,6 +20,22 @@ func (p *policies) PutFile(_ context.Context, f retention.File) ([]string, error
 	return []string{"noticed"}, nil
 }
 
+// The policy of a repo is that of its images, which have no capitals.
+func TestRetentionFileCapitals(t *testing.T) {
+	s := flowtest.New(t)
+	p := &policies{}
+	s.Retention = p
+	if _, err := s.AddRepo(t.Context(), flow.NewRepo{Name: "Acme/App", Forge: flowtest.Kind, ForgeURL: "https://git.example.com", Token: "t"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Accept(t.Context(), "Acme/App", s.Event(pipeline(twoSteps))); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.files) != 1 || p.files[0].Repository != "acme/app" || p.files[0].By != "Acme/App run 1" {
+		t.Errorf("the files are %+v", p.files)
+	}
+}
+
 func TestRetentionFile(t *testing.T) {
 	s := flowtest.New(t)
 	p := &policies{}
@@ -29,7 +46,7 @@ func TestRetentionFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []retention.File{{Repo: flowtest.Repo, Commit: event.After, Text: "untagged: 1d\n", Run: run.ID, By: "ada/engine run 1"}}
+	want := []retention.File{{Repository: flowtest.Repo, Commit: event.After, Text: "untagged: 1d\n", Run: run.ID, By: "ada/engine run 1"}}
 	if !reflect.DeepEqual(p.files, want) || !reflect.DeepEqual(s.Run(1).Warnings, []string{"noticed"}) {
 		t.Fatalf("the files are %+v, the warnings %q", p.files, s.Run(1).Warnings)
 	}

@@ -335,6 +335,7 @@ func TestErrors(t *testing.T) {
 		{"push unreachable", "FROM scratch\nCOPY Dockerfile /\n", func(r *image.Request) { r.Repo = "registry.invalid/a" }, 0, "cannot be reached to push"},
 		{"target", "FROM scratch\nCOPY Dockerfile /\n", func(r *image.Request) { r.Target = "prod" }, 0, "prod"},
 		{"host network", "FROM " + base + "\nRUN --network=host true\n", nil, 0, "RUN --network=host is for trusted repos only"},
+		{"capitals", "FROM scratch\n", func(r *image.Request) { r.Repo = "localhost:1/Acme/App" }, 0, "names of images cannot have; write localhost:1/acme/app"},
 		{"repo", "FROM scratch\n", func(r *image.Request) { r.Repo = "Not Valid" }, 0, "not a valid name of a repository"},
 		{"tag in repo", "FROM scratch\n", func(r *image.Request) { r.Repo = "a/b:1" }, 0, "tags are a setting"},
 		{"tag", "FROM scratch\n", func(r *image.Request) { r.Tags = []string{"a b"} }, 0, `tag "a b" is not valid`},

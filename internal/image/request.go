@@ -79,6 +79,12 @@ func (r *Request) refs() ([]string, error) {
 		}
 	}
 	named, err := reference.ParseNormalizedNamed(repo)
+	if host, path, _ := strings.Cut(repo, "/"); err != nil {
+		lower := host + "/" + strings.ToLower(path)
+		if _, err := reference.ParseNormalizedNamed(lower); err == nil {
+			return nil, fmt.Errorf("repo %q has capitals, which names of images cannot have; write %s", r.Repo, lower)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("repo %q is not a valid name of a repository: %w", r.Repo, err)
 	}

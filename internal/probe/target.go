@@ -16,9 +16,9 @@ import (
 )
 
 // Validate says what is wrong with a URL. A probe is part of a pipeline, which is not trusted: its requests must not reach what
-// only the machine that sends them may reach. So they are plain GETs by http or https, with no login but one of the repo's own secrets and not through a
-// proxy, and each connection is checked when its address is known: never link-local addresses, among them those of
-// clouds' metadata, and those of the machine itself only if [Options].Local allows it.
+// only the machine that sends them may reach. So they are plain GETs by http or https, with no login but one of the repo's own
+// secrets and not through a proxy, and each connection is checked when its address is known: never link-local addresses, among
+// them those of clouds' metadata, and those of the machine itself only if [Options].Local allows it.
 func Validate(text string) error {
 	u, err := url.Parse(text)
 	switch {

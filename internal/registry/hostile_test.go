@@ -109,9 +109,9 @@ func TestUploadOneAtATime(t *testing.T) {
 	if _, err := write.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
-	// Whichever comes first, the upload in hand is not touched by the other.
+	// Whichever comes first, the upload in hand is not touched by the other. When the first is over already, the second has the wrong range.
 	a := s.do("PATCH", location, strings.NewReader("hello"), "Content-Range: 0-4")
-	if a.StatusCode != 429 && a.StatusCode != 202 {
+	if a.StatusCode != 429 && a.StatusCode != 202 && a.StatusCode != 416 {
 		t.Errorf("the second: %d %s", a.StatusCode, a.body)
 	}
 	// The first never ends its body: the server does not wait for it for ever.

@@ -37,8 +37,8 @@ const linkLife = 15 * time.Minute
 //	s3://BUCKET/PREFIX?endpoint=https://s3.example.com&region=eu-west-1&redirect=false
 //
 // Without an endpoint it is AWS's, and without a region the store is asked for it. Credentials are found where AWS's programs
-// look for them, and renewed before they end. Dir is the folder of the registry: it is
-// written there which bucket is its own, because two registries in one would take away each other's blobs.
+// look for them, and renewed before they end. Dir is the folder of the registry: it is written there which bucket is its own,
+// because two registries in one would take away each other's blobs.
 func OpenS3(ctx context.Context, address, dir string) (*S3, error) {
 	s, err := parseS3(address)
 	if err != nil {

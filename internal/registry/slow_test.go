@@ -16,13 +16,22 @@ import (
 
 // TestSlowClients lets go of clients that neither send nor read on, whoever they are.
 func TestSlowClients(t *testing.T) {
-	s := newSite(t, func(o *registry.Options) { o.StallTime = 200 * time.Millisecond })
+	s := newSite(t)
 	s.pushBlob("a", []byte("{}"))
 	large := encode(object{
 		"schemaVersion": 2, "mediaType": mediaImage, "config": descriptor("application/vnd.oci.image.config.v1+json", []byte("{}")),
 		"layers": []object{}, "annotations": object{"x": strings.Repeat("x", 128<<10)},
 	})
 	s.want(s.putManifest("a", "large", large), 201)
+	s.Close()
+	// From here on it is impatient. What was pushed before could take its time.
+	impatient, err := registry.New(registry.Options{
+		Dir: s.dir, Store: s.store, Authority: testPeople, Key: make([]byte, 32), StallTime: 200 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.serve(impatient)
 	server := httptest.NewUnstartedServer(s.handler)
 	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		_ = c.(*net.TCPConn).SetWriteBuffer(16 << 10) // so that the kernel takes no whole answer

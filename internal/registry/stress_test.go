@@ -69,22 +69,24 @@ func newStress(t *testing.T, grace time.Duration, env ...string) *stress {
 	return s
 }
 
-// enough reports whether all that is to be tried was.
-func (s *stress) enough() bool {
+// missing returns what is to be tried and was not yet.
+func (s *stress) missing() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, what := range []string{
-		"pushes", "pulls", "deletions", "restores", "blobs mounted", "refused by the quota", "refused for an immutable tag", "pulls through the mirror",
-	} {
-		if s.counts[what] == 0 {
-			return false
-		}
+	wanted := []string{
+		"pushes", "pulls", "deletions", "restores", "blobs mounted", "refused by the quota", "refused for an immutable tag", "pulls through the mirror", "kills",
 	}
-	freed, _ := s.freed()
-	return freed > 0 && s.counts["kills"] > 1 && (s.gateway == nil || s.counts["kills of the object store"] > 0)
+	if s.gateway != nil {
+		wanted = append(wanted, "kills of the object store")
+	}
+	missing := slices.DeleteFunc(wanted, func(what string) bool { return s.counts[what] > 0 })
+	if freed, _ := s.freed(); freed == 0 {
+		missing = append(missing, "blobs freed")
+	}
+	return missing
 }
 
-// run does it for that long, and until enough was tried.
+// run does it for that long, and until nothing is missing.
 func (s *stress) run(long time.Duration) {
 	t := s.t
 	ctx, cancel := context.WithCancel(t.Context())
@@ -94,8 +96,12 @@ func (s *stress) run(long time.Duration) {
 		timer := time.NewTimer(long)
 		defer timer.Stop()
 		<-timer.C
-		for !s.enough() && t.Context().Err() == nil {
+		latest := time.Now().Add(10 * time.Minute)
+		for len(s.missing()) > 0 && time.Now().Before(latest) && t.Context().Err() == nil {
 			time.Sleep(50 * time.Millisecond)
+		}
+		if missing := s.missing(); len(missing) > 0 {
+			t.Errorf("in ten minutes there were no %s", strings.Join(missing, ", no "))
 		}
 		cancel()
 	})
@@ -353,9 +359,11 @@ const stressPolicy = "immutable: [v*]\nrules: [{tags: old-*, keep: 3}]\nuntagged
 // noFacts know nothing of runs and branches.
 type noFacts struct{}
 
-func (noFacts) InUse(context.Context, string, bool) (retention.Usage, error)    { return retention.Usage{}, nil }
-func (noFacts) Branches(context.Context, string) ([]string, error)             { return nil, nil }
-func (noFacts) Over(context.Context, []string) (map[string]bool, error)        { return nil, nil }
+func (noFacts) InUse(context.Context, string, bool) (retention.Usage, error) {
+	return retention.Usage{}, nil
+}
+func (noFacts) Branches(context.Context, string) ([]string, error)      { return nil, nil }
+func (noFacts) Over(context.Context, []string) (map[string]bool, error) { return nil, nil }
 
 // newCleaner returns a cleaner with stressPolicy for all repositories.
 func newCleaner(ctx context.Context, db *sqlstore.DB, grace time.Duration, now func() time.Time) (*retention.Cleaner, error) {

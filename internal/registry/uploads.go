@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"slipway/internal/store"
 )
 
@@ -46,6 +48,8 @@ type upload struct {
 	id, path string
 	file     *os.File
 	size     int64
+	// begun is how many bytes the disk was told to write.
+	begun int64
 }
 
 // errBusy says that another request has the upload.
@@ -248,6 +252,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 				return fmt.Errorf("write an upload: %w", err)
 			}
 			u.size += int64(n)
+			u.writeBack()
 			buffer, other = other, buffer
 		}
 		if errors.Is(err, io.EOF) {
@@ -262,6 +267,18 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, u *upload, rep
 		if err != nil {
 			return fail(http.StatusBadRequest, codeSizeInvalid, "the body ended before its time, after %d bytes of the upload: %v", u.size, err)
 		}
+	}
+}
+
+// writeBackStep is after how many bytes more the disk begins to write them.
+const writeBackStep = 8 << 20
+
+// writeBack lets the disk write what came while more comes, so that the sync at the end has little left to wait for. Where
+// that is not possible it waits longer.
+func (u *upload) writeBack() {
+	if n := u.size - u.begun; n >= writeBackStep {
+		_ = unix.SyncFileRange(int(u.file.Fd()), u.begun, n, unix.SYNC_FILE_RANGE_WRITE)
+		u.begun = u.size
 	}
 }
 

@@ -122,8 +122,9 @@ const PolicyFile = ".slipway/registry.yml"
 
 // File is what a commit has as [PolicyFile].
 type File struct {
-	Repo   string
-	Commit string
+	// Repository is what the repo's images are called.
+	Repository string
+	Commit     string
 	// Text is empty if the commit has no such file.
 	Text string
 	// Run is the ID of the run of the commit's push, By its name. What an older run brings than the last is ignored.
@@ -144,21 +145,21 @@ func (c *Cleaner) PutFile(ctx context.Context, f File) (warnings []string, err e
 		}
 		return append(warnings, PolicyFile+": the registry's policy stays as it was before"), nil
 	}
-	err = c.Store.PutPolicy(ctx, store.Policy{Repository: f.Repo, Text: f.Text, Updated: c.Now(), By: f.By, Commit: f.Commit, Run: f.Run})
+	err = c.Store.PutPolicy(ctx, store.Policy{Repository: f.Repository, Text: f.Text, Updated: c.Now(), By: f.By, Commit: f.Commit, Run: f.Run})
 	if errors.Is(err, store.ErrExists) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("store the retention policy of %s: %w", f.Repo, err)
+		return nil, fmt.Errorf("store the retention policy of %s: %w", f.Repository, err)
 	}
 	c.forget()
 	if f.Text == "" {
 		return nil, nil
 	}
-	found, _, err := c.Find(ctx, f.Repo)
-	if err == nil && found.Repository == f.Repo && found.Commit == "" {
+	found, _, err := c.Find(ctx, f.Repository)
+	if err == nil && found.Repository == f.Repository && found.Commit == "" {
 		warnings = []string{fmt.Sprintf("%s: not in force, because %s has set a policy of %s; "+
-			"slipway registry policy set %s </dev/null removes that", PolicyFile, found.By, f.Repo, f.Repo)}
+			"slipway registry policy set %s </dev/null removes that", PolicyFile, found.By, f.Repository, f.Repository)}
 	}
 	return warnings, nil
 }

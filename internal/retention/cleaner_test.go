@@ -450,7 +450,7 @@ func TestPolicyFile(t *testing.T) {
 	ctx := t.Context()
 	put := func(run int64, text string) []string {
 		t.Helper()
-		warnings, err := s.PutFile(ctx, retention.File{Repo: "octo/app", Commit: "abc", Text: text, Run: run, By: "octo/app run 1"})
+		warnings, err := s.PutFile(ctx, retention.File{Repository: "octo/app", Commit: "abc", Text: text, Run: run, By: "octo/app run 1"})
 		s.check(err)
 		return warnings
 	}

@@ -28,8 +28,8 @@ type State struct {
 
 // Use says that somebody needs an image.
 type Use struct {
-	// Digest is the image's, or that of its configuration, by which some nodes know it. It may be empty if Name is the tag of the repository by which the image is used: then it is
-	// what the tag points at.
+	// Digest is the image's, or that of its configuration, by which some nodes know it. It may be empty if Name is the tag of
+	// the repository by which the image is used: then it is what the tag points at.
 	Digest string
 	Name   string
 	// Tag is the tag under which a run that is over pushed it, or empty. If a rule says of that tag that it goes with its

@@ -23,9 +23,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"slipway/internal/ci"
 	"slipway/internal/cluster"
@@ -329,100 +326,6 @@ func TestImageNameInvalid(t *testing.T) {
 	s.fails(web("slipway.test/deploy:1", "'Not An Image'"), fault.Invalid, []string{"app.yaml:2:1", "is not an image reference"})
 }
 
-func TestCrashLoop(t *testing.T) {
-	s := start(t)
-	s.must(web())
-	out := s.fails(web("v1}", "v2}", "serve}", "crash}"), fault.Failed,
-		[]string{"deployment/web: pod web-", "exits with code 3, 3 times so far", "the old version still serves: 2 of 2 of its pods are ready"})
-	s.wantServing("v1", "v1")
-	for _, want := range []string{"the last lines of the log of pod web-", "  | starting v2\n", "  | cannot open the database: no such host\n"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("output does not have %q", want)
-		}
-	}
-}
-
-func TestOutOfMemory(t *testing.T) {
-	s := start(t)
-	s.fails(web("serve}", "eat}", "imagePullPolicy", "resources: {limits: {memory: 20Mi}}\n        imagePullPolicy"), fault.Failed,
-		[]string{"OOMKilled", "there is no older version, so nothing serves"})
-}
-
-func TestCommandMissing(t *testing.T) {
-	s := start(t)
-	s.must(web())
-	s.fails(web("v1}", "v2}", "imagePullPolicy", "command: [/no/such/program]\n        imagePullPolicy"), fault.Failed,
-		[]string{"cannot be started", "/no/such/program", "the old version still serves"})
-	s.wantServing("v1", "v1")
-}
-
-func TestConfigMapMissing(t *testing.T) {
-	s := start(t)
-	s.fails(web("imagePullPolicy", "envFrom: [{configMapRef: {name: settings}}]\n        imagePullPolicy"), fault.Failed,
-		[]string{"cannot be started", `configmap "settings" not found`})
-}
-
-func TestSecretVolumeMissing(t *testing.T) {
-	s := start(t)
-	s.fails(web("containers:", "volumes: [{name: v, secret: {secretName: tls}}]\n      containers:", "imagePullPolicy", "volumeMounts: [{name: v, mountPath: /v}]\n        imagePullPolicy"), fault.Failed,
-		[]string{"cannot be started", `secret "tls" not found`})
-}
-
-func TestReadinessFails(t *testing.T) {
-	s := start(t)
-	s.must(web())
-	s.fails(web("v1}", "v2}", "path: /", "path: /broken"), fault.Failed,
-		[]string{"not rolled out within 8s", "runs, but is not ready", "statuscode: 500", "the old version still serves: 2 of 2"},
-		func(step *rollout.Step) { step.Timeout = 8 * time.Second })
-	s.wantServing("v1", "v1")
-}
-
-func TestProgressDeadline(t *testing.T) {
-	s := start(t)
-	s.fails(web("path: /", "path: /broken", "progressDeadlineSeconds: 600", "progressDeadlineSeconds: 5"), fault.Failed,
-		[]string{"no progress for 5 seconds (its progressDeadlineSeconds)", "runs, but is not ready"})
-}
-
-func TestUnschedulable(t *testing.T) {
-	s := start(t)
-	s.fails(web("containers:", "nodeSelector: {no: such}\n      containers:"), fault.Failed,
-		[]string{"fits on no node", "node affinity/selector"},
-		func(step *rollout.Step) { step.Timeout = 5 * time.Second })
-}
-
-func TestQuota(t *testing.T) {
-	s := start(t)
-	s.Apply(`
-apiVersion: v1
-kind: ResourceQuota
-metadata: {name: none}
-spec: {hard: {pods: "0"}}
-`)
-	s.awaitQuota()
-	s.fails(web(), fault.Failed, []string{"no pod can be created", "exceeded quota"})
-}
-
-// awaitQuota waits until no pod may be created: the cluster enforces a quota a moment after it is there.
-func (s *site) awaitQuota() {
-	s.t.Helper()
-	client, err := kube.FromFile(s.Kubeconfig, "")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer client.Close()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "one"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "one", Image: image}}}}
-	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
-	defer cancel()
-	for !apierrors.IsForbidden(err) {
-		select {
-		case <-ctx.Done():
-			s.t.Fatal("the quota does not hold: ", err)
-		case <-time.After(50 * time.Millisecond):
-		}
-		_, err = client.Core.CoreV1().Pods(s.Namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-	}
-}
-
 func job(mode string) string {
 	return `
 apiVersion: batch/v1
@@ -565,84 +468,6 @@ volumeBindingMode: WaitForFirstConsumer
 	}
 }
 
-func TestForbidden(t *testing.T) {
-	s := start(t)
-	s.Kubectl("create", "serviceaccount", "weak")
-	account := fmt.Sprintf("the account system:serviceaccount:%s:weak may not ", s.Namespace)
-	weak := func(step *rollout.Step) { step.Kubeconfig = s.kubeconfig("weak") }
-	s.fails(web(), fault.Forbidden, []string{account, " leases.coordination.k8s.io in the namespace " + s.Namespace}, weak)
-	weak = func(step *rollout.Step) { step.Kubeconfig, step.Environment = s.kubeconfig("weak"), "" }
-	s.fails(web(), fault.Forbidden, []string{account, " deployments.apps in the namespace " + s.Namespace}, weak)
-	// With the right to apply but none to look at pods, the rollout is followed without causes.
-	s.Kubectl("create", "role", "deployer", "--verb=get,patch,create", "--resource=deployments.apps")
-	s.Kubectl("create", "rolebinding", "deployer", "--role=deployer", "--serviceaccount="+s.Namespace+":weak")
-	_, out := s.must(web(), weak)
-	if !strings.Contains(out, "causes may be missing: "+account+"list replicasets.apps in the namespace") {
-		t.Errorf("output %q does not say what is missing", out)
-	}
-}
-
-// TestWithoutWatches deploys by an account that may get and list, but not watch: it is told as much, a little later.
-func TestWithoutWatches(t *testing.T) {
-	s := start(t)
-	s.Kubectl("create", "serviceaccount", "weak")
-	s.Kubectl("create", "role", "deployer", "--verb=get,list,patch,create", "--resource=deployments.apps,replicasets.apps,pods,pods/log,events")
-	s.Kubectl("create", "rolebinding", "deployer", "--role=deployer", "--serviceaccount="+s.Namespace+":weak")
-	weak := func(step *rollout.Step) { step.Kubeconfig, step.Environment = s.kubeconfig("weak"), "" }
-	_, out := s.must(web(), weak)
-	wantOrder(t, out, "deployment/web: created", "deployment/web: rolled out, 2 of 2 ready")
-	out = s.fails(web("v1}", "v2}", "serve}", "crash}"), fault.Failed, []string{"deployment/web: pod web-", "exits with code 3, 3 times so far"}, weak)
-	if !strings.Contains(out, "  | cannot open the database: no such host\n") || strings.Contains(out, "causes may be missing") {
-		t.Errorf("output %q", out)
-	}
-}
-
-// kubeconfig returns one for a service account of the namespace.
-func (s *site) kubeconfig(account string) []byte {
-	token := strings.TrimSpace(s.Kubectl("create", "token", account))
-	cluster := s.Kubectl("config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster.server} {.clusters[0].cluster.certificate-authority-data}")
-	server, authority, _ := strings.Cut(cluster, " ")
-	return fmt.Appendf(nil, `
-apiVersion: v1
-kind: Config
-current-context: a
-contexts: [{name: a, context: {cluster: a, user: a}}]
-clusters: [{name: a, cluster: {server: %q, certificate-authority-data: %q}}]
-users: [{name: a, user: {token: %q}}]
-`, server, authority, token)
-}
-
-func TestNamespaceMissing(t *testing.T) {
-	s := start(t)
-	s.fails(web(), fault.NotFound, []string{"app.yaml:2:1: deployment/web is for the namespace nowhere, which does not exist"},
-		func(step *rollout.Step) { step.Namespace = "nowhere" })
-}
-
-func TestKindUnknown(t *testing.T) {
-	s := start(t)
-	s.fails(web("kind: Deployment", "kind: Deploymnet"), fault.Invalid, []string{"app.yaml:2:1: the cluster has no kind Deploymnet of apps/v1"})
-	s.fails(web("apps/v1", "apps/v1beta1"), fault.Invalid, []string{"app.yaml:2:1: the cluster has no Deployment in version apps/v1beta1; it has apps/v1"})
-}
-
-func TestRefused(t *testing.T) {
-	s := start(t)
-	s.fails(web("app: web}}\n  template", "app: other}}\n  template"), fault.Invalid,
-		[]string{"app.yaml:2:1: deployment/web is refused by the cluster", "selector"})
-	s.fails(web("replicas: 2", "replicas: many"), fault.Invalid, []string{"deployment/web is refused by the cluster"})
-}
-
-func TestTokenRevoked(t *testing.T) {
-	s := start(t)
-	bad := strings.Replace(string(s.kubeconfig("default")), `token: "`, `token: "x`, 1)
-	s.fails(web(), fault.Unauthorized, []string{"does not accept the credentials"}, func(step *rollout.Step) { step.Kubeconfig = []byte(bad) })
-}
-
-func TestAuthorityUnknown(t *testing.T) {
-	s := start(t)
-	other := strings.Replace(string(s.kubeconfig("default")), "certificate-authority-data: ", "x-unused: ", 1)
-	s.fails(web(), fault.Unavailable, []string{"is not signed by the authority in the kubeconfig"}, func(step *rollout.Step) { step.Kubeconfig = []byte(other) })
-}
-
 // hook is a writer that calls f for each line.
 type hook func(line string)
 
@@ -666,37 +491,6 @@ func TestCanceled(t *testing.T) {
 		t.Errorf("%v does not wrap the cancellation", err)
 	}
 }
-
-// TestServerAway cuts the connection to the API server in the middle of a rollout, and gives it back.
-func TestServerAway(t *testing.T) {
-	s := start(t)
-	proxy := newProxy(t, s.server())
-	s.config = []byte(strings.Replace(string(s.admin()), s.server(), proxy.address(), 1))
-	_, out := s.must(web(), s.onLine(func(line string) {
-		switch {
-		case strings.HasPrefix(line, "deployment/web: created"):
-			proxy.cut()
-		case strings.HasPrefix(line, "trying again"):
-			proxy.restore()
-		}
-	}))
-	for _, want := range []string{"cannot be reached: the connection broke", "trying again until the time is over\n", "the Kubernetes API answers again\n"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("output does not have %q", want)
-		}
-	}
-	proxy.cut()
-	s.fails(web(), fault.Unavailable, []string{"the Kubernetes API at " + proxy.address() + " cannot be reached", "is the cluster up"})
-}
-
-// server returns the address of the API server.
-func (s *site) server() string {
-	url := s.Kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
-	return strings.TrimPrefix(url, "https://")
-}
-
-// admin returns the administrator's kubeconfig, with all files in it.
-func (s *site) admin() []byte { return []byte(s.Kubectl("config", "view", "--raw", "--flatten")) }
 
 func TestScope(t *testing.T) {
 	s := start(t)

@@ -52,7 +52,7 @@ func (s *scaling) scale(ctx context.Context, n int32) error {
 // follows scales while a release waits, until its temporary Deployment has as many pods as the one beside it, and then tells
 // what is to happen. It is not to be called where the release is held up.
 func (s *scaling) follows(temporary string, n int32, verb release.Verb) {
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
 	defer cancel()
 	err := s.scale(ctx, n)
 	for err == nil {

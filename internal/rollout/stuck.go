@@ -30,12 +30,14 @@ func (d *deployment) unstick(ctx context.Context) error {
 
 func (d *deployment) unstickSet(ctx context.Context, o manifest.Object) error {
 	core := d.r.Client.Core
-	set, err := core.AppsV1().StatefulSets(o.GetNamespace()).Get(ctx, o.GetName(), metav1.GetOptions{})
-	for err == nil && set.Status.ObservedGeneration < set.Generation {
-		if err := sleep(ctx, interval); err != nil {
-			return err
+	get := func() (*appsv1.StatefulSet, error) {
+		return core.AppsV1().StatefulSets(o.GetNamespace()).Get(ctx, o.GetName(), metav1.GetOptions{})
+	}
+	set, err := get()
+	for err == nil && set.Status.ObservedGeneration < set.Generation { // its revisions are not known yet
+		if err = sleep(ctx, interval); err == nil {
+			set, err = get()
 		}
-		set, err = core.AppsV1().StatefulSets(o.GetNamespace()).Get(ctx, o.GetName(), metav1.GetOptions{})
 	}
 	if err != nil || set.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType {
 		return err

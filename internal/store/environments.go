@@ -46,9 +46,9 @@ type GateFilter struct {
 type Reviews interface {
 	// UpdateReview loads the review environment of that name, lets update change it, and stores it, in one transaction that no
 	// other UpdateReview of it interleaves with. One that is not there yet is made: update finds Created zero. If update
-	// returns ErrNotFound the row is removed, with which its releases count as torn down, or not made, and UpdateReview returns nil; any other error rolls back and is returned
-	// as it is. update may be called more than once, and must not call the store. Of a repo that does not exist it says
-	// ErrNotFound.
+	// returns ErrNotFound the row is removed, with which its releases count as torn down, or not made, and UpdateReview returns
+	// nil; any other error rolls back and is returned as it is. update may be called more than once, and must not call the
+	// store. Of a repo that does not exist it says ErrNotFound.
 	UpdateReview(ctx context.Context, repo, name string, update func(*ci.Review) error) error
 	// ListReviews returns the review environments of a repo, or of all repos if repo is empty, by repo and name.
 	ListReviews(ctx context.Context, repo string) ([]ci.Review, error)

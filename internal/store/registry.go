@@ -29,8 +29,8 @@ type Registry interface {
 type Manifests interface {
 	// PutManifest stores a manifest and its references, and points tags at it, all in one transaction. If a reference that
 	// must exist does not, nothing is stored and the error is a *MissingError; if one of manifest.Immutable is in the way,
-	// it is ErrExists. Storing a manifest again changes nothing but
-	// the tags, which are then of manifest.Created and manifest.By even where they do not move. A tag that moves gets a line of history, by manifest.By at manifest.Created.
+	// it is ErrExists. Storing a manifest again changes nothing but the tags, which are then of manifest.Created and
+	// manifest.By even where they do not move. A tag that moves gets a line of history, by manifest.By at manifest.Created.
 	PutManifest(ctx context.Context, manifest Manifest, tags ...string) error
 	// FindManifest returns the manifest that reference, a digest or a tag, names in the repository, or ErrNotFound.
 	FindManifest(ctx context.Context, repository, reference string) (Manifest, error)
@@ -51,8 +51,9 @@ type Tags interface {
 	// DeleteTag removes the tag change.Reference and leaves its manifest. If there is no such tag it says ErrNotFound.
 	DeleteTag(ctx context.Context, change Change) error
 	// Restore brings the deleted manifest change.Digest back, with the images of an index, and what is about any of them and
-	// was deleted with it or later, and points the tag change.Reference at it, unless that is empty. It moves a tag back as well, to a manifest that was not deleted. If the
-	// manifest has been purged it says ErrNotFound; if what it needs has gone, a *MissingError.
+	// was deleted with it or later, and points the tag change.Reference at it, unless that is empty. It moves a tag back as
+	// well, to a manifest that was not deleted. If the manifest has been purged it says ErrNotFound; if what it needs has
+	// gone, a *MissingError.
 	Restore(ctx context.Context, change Change) error
 	// TagHistory returns what happened to a tag, newest first, at most limit lines. It outlives the tag. Of each tag the
 	// newest MaxTagHistory lines are kept.

@@ -50,10 +50,13 @@ type Store interface {
 // Repos are the repositories that Slipway serves.
 type Repos interface {
 	// PutRepo inserts the repo, or updates the one of the same name, and sets its ID and Created: an update leaves the
-	// time of creation as it was.
+	// time of creation as it was. If there is one whose name differs only by case, it says ErrExists.
 	PutRepo(ctx context.Context, repo *ci.Repo) error
 	// FindRepo returns the repo of that name, or ErrNotFound.
 	FindRepo(ctx context.Context, name string) (ci.Repo, error)
+	// FindImageOwner returns the repo that a repository of images belongs to, or ErrNotFound: the one whose [ci.ImageName] is
+	// the [ci.ImageOwner] of the repository, however that is written.
+	FindImageOwner(ctx context.Context, images string) (ci.Repo, error)
 	// ListRepos returns all repos by name.
 	ListRepos(ctx context.Context) ([]ci.Repo, error)
 	// DeleteRepo removes the repo and its runs and secrets. Of a repo that does not exist it says ErrNotFound.

@@ -208,6 +208,12 @@ func imagesIn(u *unstructured.Unstructured, fields ...string) (images []string) 
 	return images
 }
 
+// madeDuring reports whether the version came to be while the release was rolled out. Releases may follow each other faster than
+// clocks are apart, so this is asked first. A cluster counts in whole seconds.
+func (o origin) madeDuring(r *ci.Release) bool {
+	return !r.Started.Truncate(time.Second).After(o.made) && (r.Finished.IsZero() || !r.Finished.Before(o.made))
+}
+
 // skew is how far the clocks of a runner and of a cluster may be apart.
 const skew = 10 * time.Second
 
@@ -273,11 +279,10 @@ func pick(history []ci.Release, s release.State, o origin) (*ci.Release, string)
 		return nil, fmt.Sprintf("no release of %s that the cluster remembers has the image %s: either somebody changed it by hand, or it is older than the newest %d releases", s.Environment, strings.Join(o.images, ", "), release.Keep)
 	}
 	found := fitting[len(fitting)-1]
-	for _, r := range fitting {
-		if !r.Started.After(o.made.Add(skew)) {
-			found = r
-			break
-		}
+	if i := slices.IndexFunc(fitting, o.madeDuring); i >= 0 {
+		found = fitting[i]
+	} else if i := slices.IndexFunc(fitting, func(r *ci.Release) bool { return !r.Started.After(o.made.Add(skew)) }); i >= 0 {
+		found = fitting[i]
 	}
 	// A rollback brings back the version of an earlier release, whose ReplicaSet is there still.
 	for _, r := range fitting {

@@ -57,6 +57,16 @@ func TestPick(t *testing.T) {
 			t.Errorf("%s: %d, want %d", test.name, got.Number, test.want)
 		}
 	}
+	// Releases may follow each other within seconds, and a cluster counts whole ones.
+	quick := []ci.Release{
+		{Number: 2, Started: start.Add(4500 * time.Millisecond), Finished: start.Add(6 * time.Second), Images: web},
+		{Number: 1, Started: start.Add(500 * time.Millisecond), Finished: start.Add(3 * time.Second), Images: web},
+	}
+	for made, want := range map[time.Duration]int64{0: 1, 2 * time.Second: 1, 4 * time.Second: 2, time.Hour: 2} {
+		if got, _ := pick(quick, release.State{Current: 2}, origin{start.Add(made), web}); got.Number != want {
+			t.Errorf("made after %s: %d, want %d", made, got.Number, want)
+		}
+	}
 	if got, why := pick(nil, release.State{Environment: "x"}, origin{}); got != nil || why == "" {
 		t.Errorf("of no history: %v, %q", got, why)
 	}

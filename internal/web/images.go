@@ -142,12 +142,12 @@ func (p *pages) imagesOf(r *http.Request) (ci.Repo, string, auth.Principal, erro
 	if err != nil {
 		return repo, "", who, err
 	}
-	image := r.FormValue("image")
+	image := ci.ImageName(r.FormValue("image"))
 	if image == "" {
-		image = repo.Name
+		image = ci.ImageName(repo.Name)
 	}
 	none := fault.New(fault.NotFound, "there are no images %q here, or you may not see them", image)
-	if image != repo.Name && !strings.HasPrefix(image, repo.Name+"/") || len(image) > 229 || !who.Pulls(image) {
+	if ci.ImageOwner(image) != ci.ImageName(repo.Name) || len(image) > 229 || !who.Pulls(image) {
 		return repo, image, who, none
 	}
 	return repo, image, who, nil
@@ -157,7 +157,7 @@ func (p *pages) imagesOf(r *http.Request) (ci.Repo, string, auth.Principal, erro
 func (p *pages) frameOf(ctx context.Context, repo ci.Repo, image, part string, who auth.Principal) (imagesFrame, error) {
 	f := imagesFrame{Repo: repo, Image: image, Part: part, Host: p.Flow.Registry, Mayor: who.Tidies(image)}
 	var err error
-	f.Images, err = p.subImages(ctx, repo.Name, image)
+	f.Images, err = p.subImages(ctx, ci.ImageName(repo.Name), image)
 	return f, err
 }
 
@@ -236,15 +236,15 @@ func (p *pages) loose(part string) func(w http.ResponseWriter, r *http.Request) 
 	}
 }
 
-// subImages returns the repositories of a repo that there are, and the one that is shown.
-func (p *pages) subImages(ctx context.Context, repo, shown string) ([]string, error) {
-	images := []string{repo}
-	below, err := p.Store.ListRepositories(ctx, store.Page{Last: repo + "/", Limit: shownSubs})
+// subImages returns the first of a repo's repositories of images and those below it that there are, and the one that is shown.
+func (p *pages) subImages(ctx context.Context, first, shown string) ([]string, error) {
+	images := []string{first}
+	below, err := p.Store.ListRepositories(ctx, store.Page{Last: first + "/", Limit: shownSubs})
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range below {
-		if strings.HasPrefix(name, repo+"/") {
+		if strings.HasPrefix(name, first+"/") {
 			images = append(images, name)
 		}
 	}

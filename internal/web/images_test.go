@@ -145,6 +145,24 @@ func TestImages(t *testing.T) {
 	owner.get("/ada/engine/images/tag?image=ada/engine&tag=never").want(t, 404, "never had a tag")
 }
 
+// The pages of a repo whose name has capitals are at that name, and show the images, which have none.
+func TestImagesCapitals(t *testing.T) {
+	s := newSite(t, "http")
+	s.addRepo("Acme/App", true)
+	s.push("Acme/App", "Grow")
+	s.pushImage("acme/app", 1, time.Hour, "Acme/App run 1", "1.0")
+	s.pushImage("acme/app/worker", 2, time.Hour, "ada", "2.0")
+	owner, other := s.visitor(), s.visitor()
+	owner.login(s.token("ada", "repo:Acme/App"))
+	other.login(s.token("eve", "repo:Acme/Other"))
+	other.get("/Acme/App/images").want(t, 404)
+	owner.get("/Acme/App/images").want(t, 200, "docker pull registry.test/acme/app:1.0", `<a href="/Acme/App/runs/1">run 1</a>`, "image=acme%2fapp%2fworker")
+	owner.get("/Acme/App/images?image=Acme/App/worker").want(t, 200, "docker pull registry.test/acme/app/worker:2.0")
+	owner.get("/Acme/App/images?image=acme/application").want(t, 404)
+	owner.post("/Acme/App/images/policy", s.url, url.Values{"image": {"acme/app"}, "policy": {"untagged: 1d\n"}, "do": {"set"}}).want(t, 200, "set by ada")
+	owner.post("/Acme/App/images/delete-tag", s.url, url.Values{"image": {"acme/app"}, "tag": {"1.0"}}).want(t, 200, "There is no tag", `Untagged <span class="count">1</span>`)
+}
+
 // Many tags come in pages, and are found by their names.
 func TestImagesPages(t *testing.T) {
 	s := newSite(t, "http")

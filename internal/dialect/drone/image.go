@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strings"
 
+	"slipway/internal/ci"
 	"slipway/internal/plan"
 	"slipway/internal/yaml"
 )
@@ -81,7 +82,7 @@ func (b *builtin) image(planned *plan.Step) bool {
 	b.read(options)
 
 	if registry := b.in.System.Registry; image.Repo.IsZero() && image.Registry.IsZero() && registry != "" && b.own() {
-		image.Repo = plan.Text(registry + "/" + strings.ToLower(b.in.Repo.Name))
+		image.Repo = plan.Text(registry + "/" + ci.ImageName(b.in.Repo.Name))
 	}
 	if image.Repo.IsZero() && !image.DryRun && !b.literal {
 		b.errorf(b.step.at, "step %q: the setting repo must name the repository to push to", b.step.name)

@@ -91,8 +91,9 @@ func crashSpec() engine.Spec {
 // TestRunnerKilled kills the process that started a step. The step goes on, and another process gets the whole log.
 func TestRunnerKilled(t *testing.T) {
 	m := newMachine(t)
+	m.Volumes = []string{"/home"}
 	spec, dir := crashSpec(), t.TempDir()
-	step := script("a", "cd /drone/src; echo once >>count; i=0; until test -e go; do echo $i; i=$((i+1)); sleep 0.01; done; echo last $i; exit 4")
+	step := script("a", "echo kept >/home/printer/file; cd /drone/src; echo once >>count; i=0; until test -e go; do echo $i; i=$((i+1)); sleep 0.01; done; cat /home/printer/file; echo last $i; exit 4")
 	cmd, out := startCrash(t, crash{m, dir, spec, []engine.Step{step}})
 	for {
 		line, err := out.ReadString('\n')
@@ -127,7 +128,7 @@ func TestRunnerKilled(t *testing.T) {
 		t.Errorf("the step ended with %+v, %v", result, err)
 	}
 	lines := strings.Split(strings.TrimSpace(output.String()), "\n")
-	if lines[0] != "0" || !strings.HasPrefix(lines[len(lines)-1], "last ") {
+	if lines[0] != "0" || len(lines) < 3 || lines[len(lines)-2] != "kept" || !strings.HasPrefix(lines[len(lines)-1], "last ") {
 		t.Errorf("the log is not whole: it begins with %q and ends with %q", lines[0], lines[len(lines)-1])
 	}
 	if count, err := os.ReadFile(filepath.Join(env.Workspace(), "count")); err != nil || string(count) != "once\n" {
@@ -142,6 +143,7 @@ func TestRunnerKilled(t *testing.T) {
 // TestSweepAfterCrash kills processes at many moments, from before the first bridge to after the last step, and sweeps.
 func TestSweepAfterCrash(t *testing.T) {
 	m := newMachine(t)
+	m.Volumes = []string{"/home"}
 	dir := t.TempDir()
 	opts := m.options(t, dir)
 	left := 0
@@ -159,7 +161,7 @@ func TestSweepAfterCrash(t *testing.T) {
 				}
 			}
 		default:
-			milestones := []string{"", "workspace", "lock", "state.json", "steps/*", "steps/*/netns", "steps/*/etc/hosts", "steps/*/config.json", "steps/*/shim/start", "steps/*/runc.log", "steps/*/shim/lock"}
+			milestones := []string{"", "workspace", "lock", "state.json", "steps/*", "steps/*/netns", "steps/*/volumes/*", "steps/*/config.json", "steps/*/shim/start", "steps/*/runc.log", "steps/*/shim/lock"}
 			awaitGlob(t, cmd, filepath.Join(sandbox, milestones[i]))
 		}
 		kill(cmd)
@@ -197,7 +199,8 @@ func awaitGlob(t *testing.T, cmd *exec.Cmd, pattern string) {
 // TestStartAfterCrash kills a process while it makes a container, and starts the step again.
 func TestStartAfterCrash(t *testing.T) {
 	m := newMachine(t)
-	for _, milestone := range []string{"steps/*/netns", "steps/*/config.json", "steps/*/shim/start", "steps/*/runc.log"} {
+	m.Volumes = []string{"/home"}
+	for _, milestone := range []string{"steps/*/netns", "steps/*/volumes/0", "steps/*/config.json", "steps/*/shim/start", "steps/*/runc.log"} {
 		dir, spec := t.TempDir(), crashSpec()
 		opts := m.options(t, dir)
 		step := script("a", "echo once >>/drone/src/count; echo hello")

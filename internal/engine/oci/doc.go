@@ -6,7 +6,8 @@
 // names.go. What there is of a sandbox:
 //
 //	DIR/sandboxes/ID/           workspace, volumes and files of the sandbox; its presence means that there may be more
-//	DIR/sandboxes/ID/steps/KEY  bundle, root filesystem (a mount), network namespace (a mount) and shim folder of a step
+//	DIR/sandboxes/ID/steps/KEY  bundle, root filesystem (a mount), its image's volumes, network namespace (a mount) and
+//	                            shim folder of a step
 //	DIR/runc/ID.KEY             runc's own state
 //	/slipway-oci-ENGINE-ID/KEY  the cgroup, in every hierarchy
 //	swENGINEHASH, svENGINEHASH  bridge of the sandbox, and the host's end of a step's virtual cable

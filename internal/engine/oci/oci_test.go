@@ -68,7 +68,10 @@ func (i images) RootfsKeys(context.Context) ([]string, error) {
 }
 
 // machine is what the tests of this package need.
-type machine struct{ Runc, Shim, Base string }
+type machine struct {
+	Runc, Shim, Base string
+	Volumes          []string // of the image
+}
 
 func newMachine(t testing.TB) machine {
 	testneeds.Root(t)
@@ -104,7 +107,12 @@ func (m machine) options(t testing.TB, dir string) oci.Options {
 	if err := os.MkdirAll(rootfs, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return oci.Options{Dir: filepath.Join(dir, "engine"), Shim: m.Shim, Runc: m.Runc, Images: images{base: m.Base, dir: rootfs}}
+	image := images{base: m.Base, dir: rootfs}
+	image.config.Volumes = map[string]struct{}{}
+	for _, volume := range m.Volumes {
+		image.config.Volumes[volume] = struct{}{}
+	}
+	return oci.Options{Dir: filepath.Join(dir, "engine"), Shim: m.Shim, Runc: m.Runc, Images: image}
 }
 
 func newEngine(t testing.TB, opts oci.Options) *oci.Engine {

@@ -24,14 +24,12 @@ const (
 	memoryTag = "shm"
 )
 
-// containerSpec returns what runc is to make of a step. It has no secrets: environment and script go to the shim.
-func (e *Env) containerSpec(c container, paths stepPaths, step engine.Step, netns string) (*specs.Spec, error) {
+// containerSpec returns what runc is to make of a step, with its own mounts after those that all have. It has no secrets:
+// environment and script go to the shim.
+func (e *Env) containerSpec(c container, paths stepPaths, step engine.Step, netns string, own []specs.Mount) (*specs.Spec, error) {
 	x := step.Exec
-	mounts, err := e.mounts(paths, step)
-	if err != nil {
-		return nil, err
-	}
 	caps := defaultCapabilities
+	var err error
 	if x.Privileged {
 		if caps, err = allCapabilities(); err != nil {
 			return nil, err
@@ -48,7 +46,7 @@ func (e *Env) containerSpec(c container, paths stepPaths, step engine.Step, netn
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 		},
 		Hostname: hostname(step.Name),
-		Mounts:   mounts,
+		Mounts:   append(e.systemMounts(paths, x), own...),
 		Linux: &specs.Linux{
 			CgroupsPath: e.engine.names.cgroupOf(c),
 			Namespaces: []specs.LinuxNamespace{
@@ -111,9 +109,8 @@ func orDefault(value, otherwise int64) int64 {
 	return otherwise
 }
 
-// mounts returns the mounts of a step, outer ones first.
-func (e *Env) mounts(paths stepPaths, step engine.Step) ([]specs.Mount, error) {
-	x := step.Exec
+// systemMounts returns the mounts that each container has.
+func (e *Env) systemMounts(paths stepPaths, x plan.Exec) []specs.Mount {
 	shm := orDefault(x.Limits.SharedMemory, 64<<20)
 	sys := []string{"nosuid", "noexec", "nodev", "ro"}
 	list := []specs.Mount{
@@ -131,11 +128,16 @@ func (e *Env) mounts(paths stepPaths, step engine.Step) ([]specs.Mount, error) {
 		// The kernel mounts sysfs only for the owner of the network namespace.
 		list[5] = specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: append([]string{"rbind", "rprivate"}, sys...)}
 	}
+	return list
+}
+
+// planMounts returns the mounts of a step that its plan says, outer ones first.
+func (e *Env) planMounts(paths stepPaths, step engine.Step) ([]specs.Mount, error) {
 	own := []specs.Mount{bind(e.Workspace(), e.spec.Job.Workspace, "rw")}
 	for _, name := range etcFiles {
 		own = append(own, bind(filepath.Join(paths.etc(), name), "/etc/"+name, "rw"))
 	}
-	for _, m := range x.Mounts {
+	for _, m := range step.Exec.Mounts {
 		source, err := e.source(m.Source)
 		if err != nil {
 			return nil, err
@@ -143,7 +145,7 @@ func (e *Env) mounts(paths stepPaths, step engine.Step) ([]specs.Mount, error) {
 		own = append(own, bind(source, filepath.Clean(m.Path), "rw"))
 	}
 	for _, m := range own {
-		if first := strings.SplitN(m.Destination, "/", 3)[1]; first == "proc" || first == "sys" || "/"+first == ownDir {
+		if reserved(m.Destination) {
 			return nil, fmt.Errorf("nothing can be mounted at %s", m.Destination)
 		}
 	}
@@ -151,7 +153,12 @@ func (e *Env) mounts(paths stepPaths, step engine.Step) ([]specs.Mount, error) {
 	slices.SortStableFunc(own, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})
-	return append(list, own...), nil
+	return own, nil
+}
+
+// reserved reports whether nothing but the engine's own can be mounted at an absolute path that is clean.
+func reserved(place string) bool {
+	return within(place, "/proc") || within(place, "/sys") || within(place, ownDir)
 }
 
 func bind(source, destination string, options ...string) specs.Mount {

@@ -26,6 +26,9 @@ func (p stepPaths) netns() string  { return filepath.Join(string(p), "netns") }
 func (p stepPaths) etc() string    { return filepath.Join(string(p), "etc") }
 func (p stepPaths) stderr() string { return filepath.Join(string(p), "stderr") }
 
+// volumes is the folder of the volumes of its image, if that has any.
+func (p stepPaths) volumes() string { return filepath.Join(string(p), "volumes") }
+
 // Files of a step's folder whose presence says something.
 const (
 	oomFile    = "oom"    // a process was killed for want of memory
@@ -121,7 +124,15 @@ func (e *Env) bundle(ctx context.Context, c container, paths stepPaths, step eng
 	if err := e.writeEtc(paths, step); err != nil {
 		return err
 	}
-	spec, err := e.containerSpec(c, paths, step, net.path)
+	own, err := e.planMounts(paths, step)
+	if err != nil {
+		return err
+	}
+	volumes, err := imageVolumes(ctx, paths, rootfs.Config.Volumes, own, step)
+	if err != nil {
+		return err
+	}
+	spec, err := e.containerSpec(c, paths, step, net.path, append(volumes, own...))
 	if err != nil {
 		return err
 	}
@@ -216,5 +227,6 @@ func (e *Engine) removeLocked(ctx context.Context, c container) error {
 	if err := unmountBelow(string(paths)); err != nil {
 		return err
 	}
-	return e.opts.Images.RemoveRootfs(ctx, c.name())
+	// Both may be large, and nobody asks for them again.
+	return errors.Join(os.RemoveAll(paths.volumes()), e.opts.Images.RemoveRootfs(ctx, c.name()))
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -442,6 +444,69 @@ func BenchmarkBusy(b *testing.B) {
 				if _, err := db.ListRuns(b.Context(), store.RunFilter{Repo: "a/0", Before: 90_000}); err != nil {
 					b.Fatal(err)
 				}
+			}
+		})
+	}
+}
+
+// What was set for names of images with capitals comes to hold, and repos whose names differ only by case are named.
+func TestMigrateCapitals(t *testing.T) {
+	t.Parallel()
+	for name, address := range map[string]func() string{
+		"SQLite":     func() string { return filepath.Join(t.TempDir(), "db") },
+		"PostgreSQL": func() string { return newDatabase(t, pgtest.Start(t)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			db := openTest(t, address())
+			files, err := fs.Glob(migrations, "migrations/*_capitals.sql")
+			if err != nil || len(files) != 1 {
+				t.Fatal(files, err)
+			}
+			script, err := migrations.ReadFile(files[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			do := func(statement string) error {
+				return db.tx(ctx, func(tx *tx) error {
+					_, err := tx.exec(ctx, statement)
+					return err
+				})
+			}
+			check := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			check(do(`DROP INDEX repos_differ_by_more_than_case`))
+			now := time.Unix(1, 0).UTC()
+			for _, name := range []string{"ACME/Both", "Acme/Both", "Acme/One", "acme/both", "acme/none"} {
+				check(db.PutPolicy(ctx, store.Policy{Repository: name, Text: name, Updated: now}))
+				check(db.PutPolicy(ctx, store.Policy{Repository: name, Text: name, Updated: now, Commit: "abc", Run: 1}))
+				check(db.PutQuota(ctx, name, int64(len(name))))
+			}
+			check(do(string(script)))
+			policies, err := db.ListPolicies(ctx)
+			check(err)
+			var got []string
+			for _, p := range policies {
+				got = append(got, p.Repository+" "+p.Text)
+			}
+			want := []string{"acme/both acme/both", "acme/both acme/both", "acme/none acme/none", "acme/none acme/none", "acme/one Acme/One", "acme/one Acme/One"}
+			if !slices.Equal(got, want) {
+				t.Errorf("the policies are %q", got)
+			}
+			if quotas, err := db.FindQuotas(ctx, "acme/one/cache"); err != nil || len(quotas) != 1 || quotas[0].Repository != "acme/one" {
+				t.Errorf("the quotas are %+v, %v", quotas, err)
+			}
+
+			check(do(`DROP INDEX repos_differ_by_more_than_case`))
+			for _, name := range []string{"Acme/App", "acme/app"} {
+				check(db.PutRepo(ctx, &ci.Repo{Name: name}))
+			}
+			if err := do(string(script)); err == nil || !strings.Contains(err.Error(), "repos_differ_by_more_than_case") {
+				t.Errorf("two repos with the same images: %v", err)
 			}
 		})
 	}

@@ -5,12 +5,13 @@ import (
 	"time"
 
 	"slipway/internal/ci"
+	"slipway/internal/store"
 )
 
 // PutRepo implements [store.Repos].
 func (db *DB) PutRepo(ctx context.Context, repo *ci.Repo) error {
 	return db.tx(ctx, func(t *tx) error {
-		return t.get(ctx, `
+		err := t.get(ctx, `
 			INSERT INTO repos (name, forge, forge_url, clone_url, link, branch, private, trusted, config, timeout,
 				created, forge_token, webhook_secret, public_images)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -26,6 +27,10 @@ func (db *DB) PutRepo(ctx context.Context, repo *ci.Repo) error {
 				repo.PublicImages,
 			},
 			&repo.ID, (*instant)(&repo.Created))
+		if db.dialect.duplicate(err) { // of another name in lower case
+			return store.ErrExists
+		}
+		return err
 	})
 }
 
@@ -52,6 +57,15 @@ func (db *DB) FindRepo(ctx context.Context, name string) (repo ci.Repo, err erro
 	return repo, err
 }
 
+// FindImageOwner implements [store.Repos].
+func (db *DB) FindImageOwner(ctx context.Context, images string) (repo ci.Repo, err error) {
+	err = db.read(ctx, func(t *tx) error {
+		repo, err = one(ctx, t, scanRepo, selectRepo+`WHERE lower(name) = ?`, ci.ImageOwner(images))
+		return err
+	})
+	return repo, err
+}
+
 // ListRepos implements [store.Repos].
 func (db *DB) ListRepos(ctx context.Context) (repos []ci.Repo, err error) {
 	err = db.read(ctx, func(t *tx) error {
@@ -65,7 +79,7 @@ func (db *DB) ListRepos(ctx context.Context) (repos []ci.Repo, err error) {
 func (db *DB) DeleteRepo(ctx context.Context, name string) error {
 	return db.tx(ctx, func(t *tx) error {
 		// Its images stay, but not what a file of it said of them.
-		if _, err := t.exec(ctx, `DELETE FROM registry_file_policies WHERE repository = ?`, name); err != nil {
+		if _, err := t.exec(ctx, `DELETE FROM registry_file_policies WHERE repository = ?`, ci.ImageName(name)); err != nil {
 			return err
 		}
 		return t.must(ctx, `DELETE FROM repos WHERE name = ?`, name)

@@ -38,6 +38,40 @@ func testPutRepo(t *testing.T, s store.Store) {
 	wantErr(t, err, store.ErrNotFound)
 }
 
+// Images have no capitals, so a repo owns those that are called as it is in lower case, and no other repo is called so.
+func testImageOwner(t *testing.T, s store.Store) {
+	app, api := putRepo(t, s, "Acme/App_2"), putRepo(t, s, "acme/app")
+	for images, want := range map[string]ci.Repo{
+		"acme/app_2": app, "acme/app_2/cache": app, "acme/app_2/a/b": app, "Acme/App_2": app, "acme/app": api, "acme/app/x": api,
+	} {
+		got, err := s.FindImageOwner(t.Context(), images)
+		check(t, err)
+		same(t, got, want)
+	}
+	for _, images := range []string{"", "acme", "acme/", "acme/app-2", "acme/ap", "app/acme", "mirror/docker.io/acme/app"} {
+		_, err := s.FindImageOwner(t.Context(), images)
+		wantErr(t, err, store.ErrNotFound)
+	}
+
+	other := app
+	other.Name = "acme/APP_2"
+	wantErr(t, s.PutRepo(t.Context(), &other), store.ErrExists)
+	app.Trusted = true
+	check(t, s.PutRepo(t.Context(), &app)) // which is no other
+	got, err := s.FindImageOwner(t.Context(), "acme/app_2")
+	check(t, err)
+	same(t, got, app)
+
+	check(t, s.PutPolicy(t.Context(), store.Policy{Repository: "acme/app_2", Text: "untagged: 2d\n", Updated: noon, By: "Acme/App_2 run 1", Commit: "abc", Run: 1}))
+	check(t, s.DeleteRepo(t.Context(), app.Name))
+	policies, err := s.ListPolicies(t.Context())
+	check(t, err)
+	if len(policies) > 0 {
+		t.Errorf("%+v outlive the repo", policies)
+	}
+	check(t, s.PutRepo(t.Context(), &other))
+}
+
 func testListRepos(t *testing.T, s store.Store) {
 	got, err := s.ListRepos(t.Context())
 	check(t, err)

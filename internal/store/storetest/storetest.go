@@ -22,6 +22,7 @@ func Run(t *testing.T, open func(t testing.TB) store.Store) {
 		test func(t *testing.T, s store.Store)
 	}{
 		{"PutRepo", testPutRepo},
+		{"ImageOwner", testImageOwner},
 		{"ListRepos", testListRepos},
 		{"DeleteRepo", testDeleteRepo},
 		{"CreateRun", testCreateRun},
