@@ -50,7 +50,7 @@ func TestCommandLine(t *testing.T) {
 		{"secret set ada/engine 1x", "v", 1, `"1x" cannot be the name of a secret`},
 		{"secret set ada/engine x", strings.Repeat("v", 70_000), 1, "at most 65536 are allowed"},
 		{"token create x --scope bogus", "", 1, `"bogus" is no scope`},
-		{"token create x --scope admin --expires-in -5h", "", 1, "the token would have expired already"},
+		{"token create x --scope admin --expires-in -5h", "", 1, "is not in the future; give a time such as 720h"},
 		{"token remove 99", "", 4, "there is no token 99"},
 		{"lint /nonexistent", "", 4, "the pipeline file /nonexistent cannot be opened: no such file or directory"},
 		{"lint /", "", 1, "the pipeline file / cannot be read: is a directory"},

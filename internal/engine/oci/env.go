@@ -225,9 +225,9 @@ func (p *Proc) Wait(ctx context.Context) (engine.Result, error) {
 }
 
 // oom reports whether the kernel killed a process of the step for want of memory. It is asked before the cgroup is
-// removed, and remembered for those who ask later.
+// removed, and remembered for those who ask later; in that order, as it may be removed meanwhile.
 func (p *Proc) oom() bool {
-	return p.paths.has(oomFile) || p.env.engine.cgroups.oomKills(p.env.engine.names.cgroupOf(p.container)) > 0
+	return p.env.engine.cgroups.oomKills(p.env.engine.names.cgroupOf(p.container)) > 0 || p.paths.has(oomFile)
 }
 
 // Stop implements [engine.Proc].
